@@ -1,0 +1,144 @@
+"""Everything that shapes a captioner: which encoders it looks and reads with, its decoder, and how the two meet.
+
+Knows nothing about weights, data or runs; a `CaptionerConfig` is a transformers config and travels in `config.json`.
+"""
+
+from typing import Any
+
+from transformers import AutoConfig, PreTrainedConfig
+
+FUSIONS = {
+    "concatenated": (None,),
+    "separate": ("serial", "parallel", "hierarchical", "gated", "joint"),
+}
+NORM_POSITIONS = ("pre", "post")
+
+
+def _choose(name: str, value: Any, choices: tuple) -> None:
+    if value not in choices:
+        allowed = ", ".join("null" if choice is None else repr(choice) for choice in choices)
+        raise ValueError(f"`{name}` must be one of {allowed}, but is {value!r}")
+
+
+class DecoderConfig(PreTrainedConfig):
+    """Shape of the text decoder.
+
+    Args:
+        vocab_size: V, rows of the token embedding.
+        hidden_size: D, the width of the stream.
+        num_layers: blocks, each self-attention, cross-attention, feed-forward.
+        num_heads: H; must divide `hidden_size`.
+        intermediate_size: width inside the feed-forward; None means 4·D.
+        max_positions: learned positions, so the longest caption in tokens (start token included).
+        norm_position: "pre" (norm before each sub-layer, one more at the end) or "post" (after each sum).
+        activation: a name of transformers' activations.
+        embedding_norm: a norm after the embeddings (BERT, BLIP).
+        head_transform: dense, activation and norm before the vocabulary head (BERT, BLIP).
+        head_bias: a bias per token in the vocabulary head.
+        dropout: after the embeddings and after each sub-layer.
+        initializer_range: standard deviation of new linear weights.
+        embedding_std: standard deviation of new token and position embeddings; a small captioner trained from
+            scratch learns to look names up in its context far sooner at 0.5 than at 0.02.
+    """
+
+    model_type = "captioner_decoder"
+    attribute_map = {"num_hidden_layers": "num_layers", "num_attention_heads": "num_heads"}  # noqa: RUF012
+
+    vocab_size: int = 8000
+    hidden_size: int = 256
+    num_layers: int = 4
+    num_heads: int = 4
+    intermediate_size: int | None = None
+    max_positions: int = 128
+    norm_position: str = "pre"
+    norm_eps: float = 1e-5
+    activation: str = "gelu"
+    embedding_norm: bool = False
+    head_transform: bool = False
+    head_bias: bool = False
+    dropout: float | int = 0.1
+    initializer_range: float = 0.02
+    embedding_std: float = 0.02
+    tie_word_embeddings: bool = True
+
+    def __post_init__(self, **kwargs: Any):
+        if self.hidden_size % self.num_heads:
+            raise ValueError(
+                f"`decoder.hidden_size` must be a multiple of `decoder.num_heads`, but is {self.hidden_size} "
+                f"with {self.num_heads} heads"
+            )
+        _choose("decoder.norm_position", self.norm_position, NORM_POSITIONS)
+        if self.intermediate_size is None:
+            self.intermediate_size = 4 * self.hidden_size
+        super().__post_init__(**kwargs)
+
+
+class CaptionerConfig(PreTrainedConfig):
+    """Shape of a whole captioner.
+
+    Args:
+        image_encoder: `{"name": timm model, "image_size": pixels, …}`; further keys go to timm's model constructor,
+            except `stem` (see `encoders.STEMS`) and the processor's `mean`, `std`, `interpolation`, `crop_pct`,
+            `crop_mode`. None: a captioner that only reads.
+        context_encoder: a transformers config (or its dict with `model_type`). None: a captioner that only looks.
+        decoder: a `DecoderConfig` or its dict.
+        conditioning: "concatenated" (one memory made of every modality) or "separate" (one cross-attention each).
+        fusion: for "separate": "serial", "parallel", "hierarchical", "gated" or "joint".
+        modality_order: the order in which modalities are attended to (serial, gated) or stacked (the others).
+        bos_token_id, eos_token_id, pad_token_id, decoder_start_token_id: ids of the caption tokenizer; the start
+            token falls back to `bos_token_id`.
+
+    Raises:
+        ValueError: an unknown mode, no encoder at all, or a modality without a place in `modality_order`.
+    """
+
+    model_type = "captioner"
+    sub_configs = {"context_encoder": AutoConfig, "decoder": DecoderConfig}  # noqa: RUF012
+
+    image_encoder: dict | None = None
+    context_encoder: dict | PreTrainedConfig | None = None
+    decoder: dict | PreTrainedConfig | None = None
+    conditioning: str = "concatenated"
+    fusion: str | None = None
+    modality_order: list | tuple = ("image", "context")
+    bos_token_id: int | None = 1
+    eos_token_id: int | list[int] | None = 2
+    pad_token_id: int | None = 0
+    decoder_start_token_id: int | None = None
+    is_encoder_decoder: bool = True
+    tie_word_embeddings: bool = True
+
+    def __post_init__(self, **kwargs: Any):
+        if isinstance(self.context_encoder, dict):
+            self.context_encoder = AutoConfig.for_model(**self.context_encoder)
+        if not isinstance(self.decoder, DecoderConfig):
+            self.decoder = DecoderConfig(**(self.decoder or {}))
+        if self.conditioning == "separate" and self.fusion is None:
+            self.fusion = "serial"
+        if self.decoder_start_token_id is None:
+            self.decoder_start_token_id = self.bos_token_id
+        self.modality_order = list(self.modality_order)
+        self.tie_word_embeddings = self.decoder.tie_word_embeddings
+        self._check()
+        super().__post_init__(**kwargs)
+
+    def _check(self) -> None:
+        _choose("conditioning", self.conditioning, tuple(FUSIONS))
+        _choose(f"fusion (with conditioning={self.conditioning!r})", self.fusion, FUSIONS[self.conditioning])
+        given = {"image": self.image_encoder, "context": self.context_encoder}
+        if not any(value is not None for value in given.values()):
+            raise ValueError("a captioner needs `image_encoder`, `context_encoder` or both, but has neither")
+        if self.image_encoder is not None and "name" not in self.image_encoder:
+            raise ValueError(
+                f"`image_encoder` must have the key 'name' (a timm model), but has {sorted(self.image_encoder)}"
+            )
+        if sorted(self.modality_order) != sorted(given):
+            raise ValueError(
+                f"`modality_order` must list each of {sorted(given)} once, but is {self.modality_order}"
+            )
+
+    @property
+    def modalities(self) -> list[str]:
+        """The modalities that this captioner has an encoder for, in `modality_order`."""
+        given = {"image": self.image_encoder, "context": self.context_encoder}
+        return [name for name in self.modality_order if given[name] is not None]

@@ -1,0 +1,212 @@
+"""Settings of one run: four sections read from YAML, then `section.key=value` overrides, checked before any work.
+
+Names follow transformers' `TrainingArguments` and `GenerationConfig` where one exists there. Knows nothing about
+torch: what a key does is decided by the module that reads it.
+"""
+
+from collections.abc import Iterator, Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError
+
+
+class SettingsError(ValueError):
+    """A setting that cannot be used; the message names the key, the value and the remedy."""
+
+
+class Section(BaseModel):
+    """One section of the settings; unknown keys are errors."""
+
+    model_config = ConfigDict(extra="forbid", protected_namespaces=())
+
+
+class ModelSettings(Section):
+    """What to build: parts from scratch (dicts), from pretrained weights (names), or a whole checkpoint."""
+
+    image_encoder: dict[str, Any] | None = None  # {"name": timm model, "image_size": …, "pretrained": true|false|file}
+    context_encoder: dict[str, Any] | str | None = None  # transformers config, or a pretrained name or directory
+    decoder: dict[str, Any] | str = Field(default_factory=dict)  # DecoderConfig, or a pretrained GPT-2
+    conditioning: Literal["concatenated", "separate"] = "concatenated"
+    fusion: Literal["serial", "parallel", "hierarchical", "gated", "joint"] | None = None
+    modality_order: list[str] = ["image", "context"]
+    dropout: float | None = Field(default=None, ge=0, lt=1)  # of decoder and context encoder; null keeps theirs
+    init_from: str | None = None  # a captioner to start from; the keys above are then ignored
+
+
+class TokenizerSettings(Section):
+    """The tokenizer trained on the captions and contexts when the decoder is new."""
+
+    kind: Literal["bpe", "word"] = "bpe"
+    vocab_size: PositiveInt = 8000
+    min_frequency: PositiveInt = 2
+    lowercase: bool = True
+
+
+class DataSettings(Section):
+    """Where samples come from and how they become tensors."""
+
+    source: Literal["scenes", "datasets", "coco", "karpathy", "table", "flickr8k"] = "datasets"
+    path: str | None = None  # folder, file or Hub repository
+    annotations: dict[str, str] | str | None = None  # annotation file, or one per split
+    train_split: str = "train"
+    validation_split: str = "validation"
+    image_column: str = "image"
+    caption_column: str = "captions"
+    context_column: str | None = None
+    id_column: str | None = None
+    levels: list[PositiveInt] = [1, 2, 3]  # scenes only
+    scenes: PositiveInt = 50_000  # scenes only: training scenes
+    captions_per_image: PositiveInt = 1  # G, drawn anew each epoch
+    max_caption_length: PositiveInt = 40  # tokens, start and end included
+    max_context_length: PositiveInt = 64  # tokens
+    augment: dict[str, Any] = Field(default_factory=dict)  # timm.data.create_transform's training options
+    tokenizer: TokenizerSettings | str = Field(default_factory=TokenizerSettings)  # or a pretrained name
+    limit: PositiveInt | None = None  # first samples of each split only
+
+
+class TrainingSettings(Section):
+    """The loop. Names are those of transformers' `TrainingArguments`."""
+
+    output_dir: str = "runs/captioner"
+    max_steps: PositiveInt = 1000
+    per_device_train_batch_size: PositiveInt = 32  # images
+    per_device_eval_batch_size: PositiveInt = 64
+    gradient_accumulation_steps: PositiveInt = 1
+    learning_rate: float = Field(default=1e-3, gt=0)
+    image_encoder_learning_rate: float | None = Field(default=None, ge=0)  # null: learning_rate; 0 freezes
+    weight_decay: float = Field(default=0.01, ge=0)
+    adam_beta1: float = Field(default=0.9, ge=0, lt=1)
+    adam_beta2: float = Field(default=0.98, ge=0, lt=1)
+    max_grad_norm: float = Field(default=1.0, gt=0)
+    lr_scheduler_type: str = "cosine"
+    warmup_steps: int = Field(default=100, ge=0)
+    label_smoothing_factor: float = Field(default=0.0, ge=0, lt=1)
+    average_decay: float = Field(default=0.0, ge=0, lt=1)  # EMA of the weights used for validation; 0: off
+    mixed_precision: Literal["no", "fp16", "bf16"] = "no"
+    gradient_checkpointing: bool = False
+    seed: int = 0
+    logging_steps: PositiveInt = 50
+    eval_steps: PositiveInt = 500
+    save_steps: PositiveInt = 500
+    max_eval_samples: PositiveInt | None = None
+    metric_for_best_model: str = "cider_d"
+    dataloader_num_workers: int = Field(default=2, ge=0)
+    max_minutes: float | None = Field(default=None, gt=0)  # stop in good order when this much time has passed
+
+
+class GenerationSettings(Section):
+    """The search. Names are those of transformers' `GenerationConfig`."""
+
+    num_beams: PositiveInt = 3
+    max_new_tokens: PositiveInt = 30
+    min_new_tokens: int | None = Field(default=None, ge=0)
+    length_penalty: float = 1.0
+    no_repeat_ngram_size: int = Field(default=0, ge=0)
+    repetition_penalty: float = Field(default=1.0, gt=0)
+    do_sample: bool = False
+    temperature: float = Field(default=1.0, gt=0)
+    top_k: int = Field(default=50, ge=0)
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    num_return_sequences: PositiveInt = 1
+
+
+class Settings(Section):
+    """The settings of one run."""
+
+    model: ModelSettings = Field(default_factory=ModelSettings)
+    data: DataSettings = Field(default_factory=DataSettings)
+    training: TrainingSettings = Field(default_factory=TrainingSettings)
+    generation: GenerationSettings = Field(default_factory=GenerationSettings)
+
+    def save(self, path: Path) -> None:
+        """Write these settings as YAML, so that a run can be repeated from its output directory."""
+        path.write_text(yaml.safe_dump(self.model_dump(), sort_keys=False, allow_unicode=True))
+
+
+def load_settings(path: str | Path | None = None, overrides: Sequence[str] = ()) -> Settings:
+    """Read settings from a YAML file and apply `section.key=value` overrides in order.
+
+    Raises:
+        SettingsError: a missing or malformed file, an unknown key (the nearest is named) or a bad value.
+    """
+    tree = _read(Path(path)) if path is not None else {}
+    for override in overrides:
+        _apply(tree, override)
+    _refuse_unknown_keys(Settings, tree, "")
+    try:
+        return Settings.model_validate(tree)
+    except ValidationError as error:
+        raise SettingsError("; ".join(_explain(error))) from error
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        tree = yaml.safe_load(path.read_text()) or {}
+    except OSError as error:
+        raise SettingsError(f"cannot read the config {path}: {error.strerror}; give the path of a YAML file") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(tree, dict):
+        raise SettingsError(f"{path} must hold the sections {', '.join(Settings.model_fields)}, but holds {tree!r}")
+    return tree
+
+
+def _apply(tree: dict[str, Any], override: str) -> None:
+    """Set one dotted key; the value is read as YAML, so numbers, lists and null are what they look like."""
+    name, equals, text = override.partition("=")
+    *parents, last = name.strip().split(".")
+    if not equals or not last:
+        raise SettingsError(f"an override must look like section.key=value, but is {override!r}")
+    for parent in parents:
+        tree = tree.setdefault(parent, {})
+        if not isinstance(tree, dict):
+            raise SettingsError(f"cannot set {name!r}: {parent!r} is {tree!r}, not a section")
+    try:
+        tree[last] = _number(yaml.safe_load(text))
+    except yaml.YAMLError as error:
+        raise SettingsError(f"the value of {name!r} is not valid YAML: {text!r}") from error
+
+
+def _number(value: Any) -> Any:
+    """YAML 1.1 reads `1e-3` as text; a person who types it means a number."""
+    if isinstance(value, str):
+        try:
+            return float(value)
+        except ValueError:
+            return value
+    return value
+
+
+def _refuse_unknown_keys(section: type[BaseModel], tree: dict[str, Any], prefix: str) -> None:
+    for key, value in tree.items():
+        if key not in section.model_fields:
+            known = [prefix + name for name in section.model_fields]
+            near = get_close_matches(f"{prefix}{key}", [*known, *_all_keys(Settings, "")], n=1, cutoff=0.5)
+            remedy = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(known)}"
+            raise SettingsError(f"unknown setting {prefix + str(key)!r}; {remedy}")
+        inner = _section_of(section, key)
+        if inner is not None and isinstance(value, dict):
+            _refuse_unknown_keys(inner, value, f"{prefix}{key}.")
+
+
+def _section_of(section: type[BaseModel], key: str) -> type[Section] | None:
+    """The section behind a field, also where a plain name may stand in its place."""
+    annotation = section.model_fields[key].annotation
+    candidates = getattr(annotation, "__args__", (annotation,))
+    return next((c for c in candidates if isinstance(c, type) and issubclass(c, Section)), None)
+
+
+def _all_keys(section: type[BaseModel], prefix: str) -> Iterator[str]:
+    for key in section.model_fields:
+        inner = _section_of(section, key)
+        yield from _all_keys(inner, f"{prefix}{key}.") if inner is not None else [prefix + key]
+
+
+def _explain(error: ValidationError) -> list[str]:
+    return [
+        f"setting {'.'.join(map(str, item['loc']))!r} is {item['input']!r}: {item['msg'][0].lower()}{item['msg'][1:]}"
+        for item in error.errors()
+    ]
