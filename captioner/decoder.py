@@ -1,0 +1,120 @@
+"""The text decoder: blocks of self-attention, cross-attention and feed-forward, in that order.
+
+Knows token ids and a `Memory`, no families of models and no modalities by name. Shapes: N = B·G rows, T tokens, D.
+"""
+
+import torch
+from torch import Tensor, nn
+from transformers import EncoderDecoderCache
+from transformers.activations import ACT2FN
+from transformers.masking_utils import create_causal_mask
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+from .attention import MODES, SelfAttention, residual
+from .configuration import CaptionerConfig, DecoderConfig
+from .memory import Memory
+
+
+class FeedForward(nn.Sequential):
+    """Widen, activate, narrow: (N, T, D) → (N, T, D)."""
+
+    def __init__(self, config: DecoderConfig):
+        super().__init__(
+            nn.Linear(config.hidden_size, config.intermediate_size),
+            ACT2FN[config.activation],
+            nn.Linear(config.intermediate_size, config.hidden_size),
+        )
+
+
+class DecoderBlock(GradientCheckpointingLayer):
+    """One layer of the decoder."""
+
+    def __init__(self, config: CaptionerConfig, widths: dict[str, int], layer: int):
+        super().__init__()
+        decoder = config.decoder
+        self.self_attention = SelfAttention(decoder, layer)
+        self.self_residual = residual(decoder)
+        self.cross_attention = MODES[config.conditioning, config.fusion](decoder, widths, layer)
+        self.feed_forward = FeedForward(decoder)
+        self.feed_residual = residual(decoder)
+
+    def forward(
+        self, x: Tensor, mask: Tensor | None, memory: Memory | None, cache: EncoderDecoderCache | None = None
+    ) -> Tensor:
+        """x (N, T, D), causal mask as the backend wants it, memory of B rows → (N, T, D)."""
+        x = self.self_residual(x, lambda h: self.self_attention(h, mask, cache))
+        if memory is not None:
+            x = self.cross_attention(x, memory, cache)
+        return self.feed_residual(x, self.feed_forward)
+
+
+class Decoder(nn.Module):
+    """Embeddings, blocks and what stands before the vocabulary head.
+
+    Args:
+        config: of the whole captioner, for the conditioning mode.
+        widths: modality → width of its states.
+    """
+
+    def __init__(self, config: CaptionerConfig, widths: dict[str, int]):
+        super().__init__()
+        decoder = config.decoder
+        self.config = decoder
+        self.token_embedding = nn.Embedding(decoder.vocab_size, decoder.hidden_size)
+        self.position_embedding = nn.Embedding(decoder.max_positions, decoder.hidden_size)
+        self.embedding_norm = _norm(decoder) if decoder.embedding_norm else nn.Identity()
+        self.dropout = nn.Dropout(decoder.dropout)
+        self.blocks = nn.ModuleList(DecoderBlock(config, widths, i) for i in range(decoder.num_layers))
+        self.final_norm = _norm(decoder) if decoder.norm_position == "pre" else nn.Identity()
+        self.head_transform = _head_transform(decoder) if decoder.head_transform else nn.Identity()
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        memory: Memory | None,
+        attention_mask: Tensor | None = None,
+        cache: EncoderDecoderCache | None = None,
+        logits_to_keep: int = 0,
+    ) -> Tensor:
+        """Token ids (N, T) and a memory of B rows → states before the vocabulary head, (N, T or `logits_to_keep`, D).
+
+        Raises:
+            ValueError: more tokens than `max_positions`, or rows that are no multiple of the memory's.
+        """
+        self._check(input_ids, memory)
+        past = 0 if cache is None else cache.get_seq_length()
+        positions = torch.arange(input_ids.shape[1], device=input_ids.device) + past
+        x = self.token_embedding(input_ids) + self.position_embedding(positions)
+        x = self.dropout(self.embedding_norm(x))
+        mask = create_causal_mask(
+            config=self.config,
+            inputs_embeds=x,
+            attention_mask=attention_mask,
+            cache=None if cache is None else cache.self_attention_cache,
+        )
+        for block in self.blocks:
+            x = block(x, mask, memory, cache=cache)
+        return self.head_transform(self.final_norm(x[:, -logits_to_keep:]))
+
+    def _check(self, input_ids: Tensor, memory: Memory | None) -> None:
+        if input_ids.shape[1] > self.config.max_positions:
+            raise ValueError(
+                f"a caption may have {self.config.max_positions} tokens (`decoder.max_positions`), but has "
+                f"{input_ids.shape[1]}; shorten it"
+            )
+        if memory is not None and input_ids.shape[0] % memory.batch_size:
+            raise ValueError(
+                f"caption rows must be a multiple of the memory's {memory.batch_size} samples, but are "
+                f"{input_ids.shape[0]}; give every image the same number of captions"
+            )
+
+
+def _norm(config: DecoderConfig) -> nn.LayerNorm:
+    return nn.LayerNorm(config.hidden_size, eps=config.norm_eps)
+
+
+def _head_transform(config: DecoderConfig) -> nn.Sequential:
+    """Dense, activation, norm: what BERT-like models put before the vocabulary head."""
+    return nn.Sequential(
+        nn.Linear(config.hidden_size, config.hidden_size), ACT2FN[config.activation], _norm(config)
+    )
