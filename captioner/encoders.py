@@ -41,8 +41,8 @@ class ConvolutionalStem(nn.Sequential):
 STEMS = {"convolutional": ConvolutionalStem}
 
 
-def build_backbone(image_encoder: dict[str, Any]) -> nn.Module:
-    """Build a timm model without head or pooling, its weights random, from `CaptionerConfig.image_encoder`.
+def build_backbone(image_encoder: dict[str, Any], pretrained: bool = False) -> nn.Module:
+    """Build a timm model without head or pooling from `CaptionerConfig.image_encoder`.
 
     Raises:
         ValueError: a name that timm does not know, an unknown stem, or an option that the model does not take.
@@ -60,7 +60,7 @@ def build_backbone(image_encoder: dict[str, Any]) -> nn.Module:
     if stem is not None:
         options |= _stem_options(stem, size, options)
     try:
-        return timm.create_model(name, pretrained=False, num_classes=0, global_pool="", **options)
+        return timm.create_model(name, pretrained=pretrained, num_classes=0, global_pool="", **options)
     except TypeError as error:
         raise ValueError(f"the timm model {name!r} does not take one of {sorted(options)}: {error}") from error
 
@@ -104,13 +104,17 @@ class ImageEncoder(nn.Module):
         return last.flatten(2).transpose(1, 2)
 
 
+def text_encoder_class(config: PreTrainedConfig) -> type:
+    """The auto class that builds only the encoder of a text model."""
+    return AutoModelForTextEncoding if type(config) in AutoModelForTextEncoding._model_mapping else AutoModel
+
+
 class ContextEncoder(nn.Module):
     """A transformers text encoder (of an encoder-decoder, its encoder)."""
 
     def __init__(self, config: PreTrainedConfig):
         super().__init__()
-        known = type(config) in AutoModelForTextEncoding._model_mapping
-        self.model = (AutoModelForTextEncoding if known else AutoModel).from_config(config)
+        self.model = text_encoder_class(config).from_config(config)
         if getattr(self.model, "pooler", None) is not None:
             self.model.pooler = None
         self.width = config.hidden_size

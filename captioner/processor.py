@@ -6,8 +6,7 @@ Knows pixels, tokenizers and special tokens; knows nothing about weights, datase
 import json
 import math
 import os
-import tempfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from fractions import Fraction
 from io import BytesIO
@@ -16,17 +15,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageFile, ImageOps, UnidentifiedImageError
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from torch import Tensor
 from torchvision.transforms.v2 import InterpolationMode, functional
-from transformers import (
-    AutoTokenizer,
-    BatchFeature,
-    PreTrainedConfig,
-    PreTrainedTokenizerBase,
-    PreTrainedTokenizerFast,
-)
+from transformers import AutoProcessor, AutoTokenizer, BatchFeature, PreTrainedConfig, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerBase as AnyTokenizer
 from transformers.utils import PushToHubMixin, cached_file
 
 from .configuration import CaptionerConfig
@@ -34,14 +28,11 @@ from .configuration import CaptionerConfig
 PROCESSOR_FILE = "processor_config.json"
 CONTEXT_FOLDER = "context_tokenizer"
 IGNORED_LABEL = -100
+CHANNELS = (1, 3, 4)
 SPECIAL_TOKENS = {"pad_token": "<pad>", "bos_token": "<bos>", "eos_token": "<eos>", "unk_token": "<unk>"}
 
-# The values that may stand for white, smallest first; the first one that no pixel exceeds is taken.
-WHITES = {
-    "I;16": (65535,),
-    "I;16L": (65535,),
-    "I;16B": (65535,),
-    "I;16N": (65535,),
+# Values that may stand for white in a deep grey image; the first that no pixel exceeds is taken.
+WHITES = dict.fromkeys(("I;16", "I;16L", "I;16B", "I;16N"), (65535,)) | {
     "I": (255, 65535),
     "F": (1, 255, 65535),
 }
@@ -52,21 +43,26 @@ class ImageError(ValueError):
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Turn a PIL image of any mode into RGB: upright by its EXIF tag, transparency on white, deep greys scaled.
+    """Turn a PIL image of any mode into RGB: upright by EXIF, transparency on white, deep greys scaled.
 
-    Of an animation, the frame at which `image` stands is taken: the first one where it was just opened.
+    Of an animation, the frame at which `image` stands is taken: the first one where it was just opened. What
+    already is upright RGB in memory is returned itself, not a copy.
     """
-    image = ImageOps.exif_transpose(image)
+    image.load()
+    if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
+        image = ImageOps.exif_transpose(image)
     if image.mode in WHITES:
         image = _eight_bits(image, WHITES[image.mode])
     elif image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return image if image.mode == "RGB" else image.convert("RGB")
+    if image.mode != "RGB":
+        return image.convert("RGB")
+    return image.copy() if isinstance(image, ImageFile.ImageFile) else image  # lets go of the file
 
 
 def _eight_bits(image: Image.Image, whites: tuple[int, ...]) -> Image.Image:
-    grey = np.nan_to_num(np.asarray(image, dtype=np.float32), posinf=0, neginf=0).clip(0)
+    grey = np.nan_to_num(np.asarray(image, dtype=np.float64), posinf=0, neginf=0).clip(0)
     white = next((white for white in whites if grey.max() <= white), grey.max())
     return Image.fromarray((grey * (255 / white)).round().astype(np.uint8))
 
@@ -75,9 +71,9 @@ def open_image(source: Any) -> Image.Image:
     """Read an image from nearly anything and return it as RGB.
 
     Args:
-        source: a PIL image; a path; encoded bytes; `{"bytes": …, "path": …}` as in `datasets`; or an array or tensor
-            (H, W), (H, W, C) or (C, H, W) of uint8 or of floats in 0…1, C being 1, 3 or 4. Where both ends could be
-            channels, arrays are taken as (H, W, C) and tensors as (C, H, W).
+        source: a PIL image; a path; encoded bytes; `{"bytes": …, "path": …}` as in `datasets`; an array or
+            tensor (H, W), (H, W, C) or (C, H, W) of uint8 or of floats in 0…1, C being 1, 3 or 4. Where both
+            ends could be channels, arrays are read as (H, W, C) and tensors as (C, H, W).
 
     Raises:
         ImageError: whatever went wrong: missing, truncated, not an image, too large, wrong shape, …
@@ -90,44 +86,39 @@ def open_image(source: Any) -> Image.Image:
 
 def _read(source: Any) -> Image.Image:
     if isinstance(source, Mapping):
-        source = source["path"] if source.get("bytes") is None else source["bytes"]
+        source = source.get("path") if source.get("bytes") is None else source["bytes"]
     if isinstance(source, Image.Image):
         return to_rgb(source)
     if isinstance(source, np.ndarray | Tensor):
         return to_rgb(_from_array(source))
-    if isinstance(source, bytes | bytearray):
-        source = BytesIO(source)
-    elif not isinstance(source, str | os.PathLike):
+    if not isinstance(source, str | os.PathLike | bytes | bytearray):
         raise TypeError("give a PIL image, a path, bytes, an array or a tensor")
-    with Image.open(source) as image:
+    with Image.open(BytesIO(source) if isinstance(source, bytes | bytearray) else source) as image:
         return to_rgb(image)
 
 
 def _from_array(source: np.ndarray | Tensor) -> Image.Image:
-    channels = (1, 3, 4)
-    ends = (-1, 0) if isinstance(source, np.ndarray) else (0, -1)
-    pixels = torch.as_tensor(source).detach().cpu()
-    if pixels.ndim == 3:
-        end = next((end for end in ends if pixels.shape[end] in channels), None)
-        if end is None:
-            raise ValueError("one end of its shape must be 1, 3 or 4 channels")
-        pixels = pixels.movedim(end, -1)
-    elif pixels.ndim != 2:
-        raise ValueError("it must have two or three dimensions")
-    pixels = _to_uint8(pixels)
-    return Image.fromarray(
-        (pixels.squeeze(-1) if pixels.shape[-1] == 1 and pixels.ndim == 3 else pixels).numpy()
-    )
+    is_array = isinstance(source, np.ndarray)
+    pixels = torch.from_numpy(source.copy()) if is_array else source.detach().cpu()
+    if pixels.ndim == 2:
+        return Image.fromarray(_to_uint8(pixels).numpy())
+    if pixels.ndim != 3:
+        raise ValueError("an image has two or three dimensions")
+    end = next((end for end in ((-1, 0) if is_array else (0, -1)) if pixels.shape[end] in CHANNELS), None)
+    if end is None:
+        raise ValueError("the first or the last dimension must be 1, 3 or 4 channels")
+    pixels = _to_uint8(pixels.movedim(end, -1))
+    return Image.fromarray((pixels[..., 0] if pixels.shape[-1] == 1 else pixels).numpy())
 
 
 def _to_uint8(pixels: Tensor) -> Tensor:
     if pixels.is_floating_point():
-        low, high = pixels.aminmax()
+        low, high = pixels.float().aminmax()
         if not (low >= -0.001 and high <= 1.001):
             raise ValueError(f"floats must lie in 0…1, but go from {low:g} to {high:g}; rescale them")
-        return (pixels.float().clamp(0, 1) * 255).round().to(torch.uint8)
+        pixels = (pixels.float().clamp(0, 1) * 255).round().to(torch.uint8)
     if pixels.dtype != torch.uint8:
-        raise ValueError(f"numbers must be uint8 or floats in 0…1, but are {pixels.dtype}")
+        raise ValueError(f"numbers must be uint8 or floats in 0…1, but are {pixels.dtype}; convert them")
     return pixels
 
 
@@ -144,7 +135,7 @@ def _describe(source: Any) -> str:
 
 def _reason(error: Exception) -> str:
     if isinstance(error, UnidentifiedImageError):
-        return "it is not an image of a format that Pillow reads"
+        return "it is not in an image format that Pillow reads"
     return " ".join((getattr(error, "strerror", None) or str(error) or type(error).__name__).split())
 
 
@@ -153,12 +144,14 @@ class ImageSettings:
     """How a photo becomes pixels; names and meanings are those of timm's data configs.
 
     Args:
-        height, width: H and W of the tensors.
-        mean, std: per channel, for values in 0…1.
-        interpolation: "nearest", "bilinear", "bicubic" or "lanczos", always antialiased.
+        height: H of the tensors.
+        width: W of the tensors.
+        mean: per channel, for values in 0…1.
+        std: likewise.
+        interpolation: "nearest", "bilinear", "bicubic" or "lanczos", antialiased.
         crop_pct: share of each side that is kept.
-        crop_mode: "squash" (stretch to shape), "center" (cut the longer side) or "border" (pad the shorter side).
-            With `crop_pct=1.0`, "squash" and "border" keep the whole photo.
+        crop_mode: "squash" (stretch), "center" (cut the longer side) or "border" (pad the shorter side with
+            the mean colour). With `crop_pct=1.0`, "squash" and "border" keep the whole photo.
 
     Raises:
         ValueError: an unknown crop mode or interpolation, or a number out of range.
@@ -174,88 +167,97 @@ class ImageSettings:
 
     def __post_init__(self) -> None:
         self.mean, self.std = tuple(self.mean), tuple(self.std)
-        if self.crop_mode not in CROPS:
-            raise ValueError(f"`crop_mode` must be one of {', '.join(CROPS)}, but is {self.crop_mode!r}")
-        if self.interpolation not in INTERPOLATIONS:
-            raise ValueError(
-                f"`interpolation` must be one of {', '.join(INTERPOLATIONS)}, but is {self.interpolation!r}"
-            )
+        for name, choices in (("crop_mode", CROPS), ("interpolation", INTERPOLATIONS)):
+            if getattr(self, name) not in choices:
+                raise ValueError(
+                    f"`{name}` must be one of {', '.join(choices)}, but is {getattr(self, name)!r}"
+                )
+        if min(self.height, self.width) < 1:
+            raise ValueError(f"height and width must be at least 1, but are {self.height} and {self.width}")
         if not 0 < self.crop_pct <= 1:
-            raise ValueError(f"`crop_pct` must lie in 0…1, 0 excluded, but is {self.crop_pct}; 1.0 keeps all")
+            raise ValueError(
+                f"`crop_pct` must lie above 0 and up to 1, but is {self.crop_pct}; 1.0 keeps all"
+            )
+        if len(self.mean) != 3 or len(self.std) != 3 or 0 in self.std:
+            raise ValueError(f"`mean` and `std` need 3 numbers, no std 0, but are {self.mean} and {self.std}")
 
     @classmethod
     def for_encoder(cls, image_encoder: Mapping[str, Any]) -> "ImageSettings":
         """Take the data config of a timm backbone by name, without building it.
 
-        Args:
-            image_encoder: as in `CaptionerConfig`: `name`, `image_size` (one number or height and width; timm's size
-                where missing) and optionally `mean`, `std`, `interpolation`, `crop_pct`, `crop_mode`.
+        timm's own crop cuts off borders that captions speak about, so the whole photo is kept unless asked.
 
-        timm's own crop cuts the borders off, which captions speak about; so the whole photo is kept unless asked.
+        Args:
+            image_encoder: as in `CaptionerConfig`: `name`, `image_size` (one number, or height and width;
+                timm's where missing) and optionally `mean`, `std`, `interpolation`, `crop_pct`, `crop_mode`.
 
         Raises:
             ValueError: a name that timm does not know.
         """
-        data = _timm_data_config(image_encoder["name"])
-        size = image_encoder.get("image_size") or data["input_size"][1:]
-        height, width = (size, size) if isinstance(size, int) else size
-        own = {key: image_encoder[key] for key in ("crop_pct", "crop_mode") if key in image_encoder}
-        look = {key: image_encoder.get(key, data[key]) for key in ("mean", "std", "interpolation")}
-        return cls(height, width, **look, **own)
+        data = _timm_data_config(image_encoder["name"]) | {"crop_pct": 1.0, "crop_mode": "squash"}
+        height, width = _two(image_encoder.get("image_size") or data.pop("input_size")[1:])
+        keys = ("mean", "std", "interpolation", "crop_pct", "crop_mode")
+        return cls(height, width, **{key: image_encoder.get(key, data[key]) for key in keys})
 
     def fit(self, image: Image.Image) -> Tensor:
-        """RGB image to uint8 (3, H, W): resized and cropped, which is all that the encoder sees of it."""
-        pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
+        """RGB image to uint8 (3, H, W), resized and cropped: all that the encoder will see of it."""
+        pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)  # channels last in memory: 4 times faster
         return CROPS[self.crop_mode](pixels, self)
 
     def normalize(self, pixels: Tensor) -> Tensor:
-        """uint8 (…, 3, H, W) to float32 (…, 3, H, W)."""
+        """Convert uint8 (…, 3, H, W) to float32 (…, 3, H, W)."""
         mean, std = (255 * torch.tensor(values).view(-1, 1, 1) for values in (self.mean, self.std))
-        return (pixels.float() - mean) / std
+        return pixels.float().sub_(mean).div_(std)
+
+
+def _two(size: int | Sequence[int]) -> tuple[int, int]:
+    return (size, size) if isinstance(size, int) else tuple(size)
 
 
 def _timm_data_config(name: str) -> dict[str, Any]:
     from timm.data import resolve_data_config
     from timm.models import get_pretrained_cfg, is_model
 
+    scheme, _, folder = name.partition(":")
+    if scheme == "local-dir":
+        return resolve_data_config({}, json.loads(Path(folder, "config.json").read_text())["pretrained_cfg"])
     if not is_model(name):
-        raise ValueError(f"timm knows no model {name!r}; timm.list_models() lists them")
+        raise ValueError(f"timm has no model {name!r}; timm.list_models() names them")
     cfg = get_pretrained_cfg(name)
-    return resolve_data_config({}, pretrained_cfg=cfg.to_dict() if cfg else {})
+    return resolve_data_config({}, cfg.to_dict() if cfg else {"crop_pct": None})
 
 
 def _resize(pixels: Tensor, size: Sequence[int], settings: ImageSettings) -> Tensor:
     return functional.resize(pixels, list(size), InterpolationMode(settings.interpolation), antialias=True)
 
 
-def _scale(settings: ImageSettings) -> tuple[int, int]:
-    """Height and width before the crop."""
+def _before_crop(settings: ImageSettings) -> tuple[int, int]:
     return math.floor(settings.height / settings.crop_pct), math.floor(settings.width / settings.crop_pct)
 
 
-def _keep_ratio(pixels: Tensor, settings: ImageSettings, choose: Callable, to_int: Callable) -> Tensor:
+def _resize_in_shape(pixels: Tensor, settings: ImageSettings, choose: Callable, to_int: Callable) -> Tensor:
     sides = pixels.shape[-2:]
-    factor = choose(Fraction(target, side) for target, side in zip(_scale(settings), sides, strict=True))
+    factor = choose(
+        Fraction(target, side) for target, side in zip(_before_crop(settings), sides, strict=True)
+    )
     return _resize(pixels, [max(1, to_int(side * factor)) for side in sides], settings)
 
 
 def _squash(pixels: Tensor, settings: ImageSettings) -> Tensor:
-    pixels = _resize(pixels, _scale(settings), settings)
+    pixels = _resize(pixels, _before_crop(settings), settings)
     return functional.center_crop(pixels, [settings.height, settings.width])
 
 
 def _center(pixels: Tensor, settings: ImageSettings) -> Tensor:
-    pixels = _keep_ratio(pixels, settings, max, math.floor)
+    pixels = _resize_in_shape(pixels, settings, max, math.floor)
     return functional.center_crop(pixels, [settings.height, settings.width])
 
 
 def _border(pixels: Tensor, settings: ImageSettings) -> Tensor:
-    pixels = _keep_ratio(pixels, settings, min, round)
-    rows, columns = (
-        max(0, t - s) for t, s in zip((settings.height, settings.width), pixels.shape[-2:], strict=True)
-    )
-    sides = [columns // 2, rows // 2, (columns + 1) // 2, (rows + 1) // 2]
-    pixels = functional.pad(pixels, sides, fill=[round(255 * value) for value in settings.mean])
+    pixels = _resize_in_shape(pixels, settings, min, round)
+    missing = (max(0, settings.width - pixels.shape[-1]), max(0, settings.height - pixels.shape[-2]))
+    before, after = [side // 2 for side in missing], [(side + 1) // 2 for side in missing]
+    pixels = functional.pad(pixels, before + after, fill=[round(255 * value) for value in settings.mean])
     return functional.center_crop(pixels, [settings.height, settings.width])
 
 
@@ -264,45 +266,49 @@ INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos")
 
 
 class CaptionerProcessor(PushToHubMixin):
-    """Images, contexts and captions to the tensors of `Captioner.forward`, and ids back to text.
+    """Images, contexts and captions to the inputs of `Captioner.forward`, and ids back to text.
 
     Args:
         image_settings: None for a captioner that only reads.
-        tokenizer: of the captions. Its own special tokens are never added to captions: one start token and one EOS are.
-        context_tokenizer: of the contexts, which get the special tokens it adds itself; None: `tokenizer`.
-        max_caption_length: T at most, start token or EOS included.
-        max_context_length: L at most, special tokens included.
-        start_token_id, eos_token_id, pad_token_id: None: the tokenizer's bos, cls or eos; eos or sep; pad or eos.
+        tokenizer: of captions. They get one start token and one EOS from here, nothing that it adds itself;
+            names of special tokens in their text are spelt like any other word.
+        context_tokenizer: of contexts, which get the special tokens that it adds itself; None: `tokenizer`.
+        max_caption_length: T at most, EOS included; longer captions are cut before it.
+        max_context_length: L at most, special tokens included; longer ones are cut before the closing ones.
+        start_token_id: None: the tokenizer's bos, else cls, else eos.
+        eos_token_id: None: the tokenizer's eos, else sep.
+        pad_token_id: None: the tokenizer's pad, else eos.
 
     Raises:
-        ValueError: a tokenizer without an end token.
+        ValueError: a tokenizer without an end token, or a length below 1.
     """
 
     def __init__(
         self,
         image_settings: ImageSettings | None,
-        tokenizer: PreTrainedTokenizerBase,
-        context_tokenizer: PreTrainedTokenizerBase | None = None,
+        tokenizer: AnyTokenizer,
+        context_tokenizer: AnyTokenizer | None = None,
         max_caption_length: int = 40,
         max_context_length: int = 64,
         start_token_id: int | None = None,
         eos_token_id: int | None = None,
         pad_token_id: int | None = None,
     ) -> None:
+        if min(max_caption_length, max_context_length) < 1:
+            raise ValueError(
+                "`max_caption_length` and `max_context_length` must be at least 1, "
+                f"but are {max_caption_length} and {max_context_length}"
+            )
         self.image_settings = image_settings
         self.tokenizer = tokenizer
         self.context_tokenizer = context_tokenizer
         self.max_caption_length = max_caption_length
         self.max_context_length = max_context_length
-        self.eos_token_id = _first(eos_token_id, tokenizer.eos_token_id, tokenizer.sep_token_id)
-        if self.eos_token_id is None:
-            raise ValueError(
-                "the caption tokenizer has neither an eos nor a sep token; set `tokenizer.eos_token`"
-            )
-        self.start_token_id = _first(
-            start_token_id, tokenizer.bos_token_id, tokenizer.cls_token_id, self.eos_token_id
-        )
-        self.pad_token_id = _first(pad_token_id, tokenizer.pad_token_id, self.eos_token_id)
+        eos = self.eos_token_id = _first(eos_token_id, tokenizer.eos_token_id, tokenizer.sep_token_id)
+        if eos is None:
+            raise ValueError("the caption tokenizer has neither eos nor sep token; set `tokenizer.eos_token`")
+        self.start_token_id = _first(start_token_id, tokenizer.bos_token_id, tokenizer.cls_token_id, eos)
+        self.pad_token_id = _first(pad_token_id, tokenizer.pad_token_id, eos)
 
     def __call__(
         self,
@@ -316,10 +322,11 @@ class CaptionerProcessor(PushToHubMixin):
         Args:
             images: one or B of what `open_image` reads; None in a list is an absent image.
             context: one or B texts; None in a list, or blank text, is an absent context.
-            captions: one, B, or B lists of G captions each.
+            captions: one caption, B, or B lists of G each.
+            return_tensors: as in transformers.
 
         Returns:
-            `pixel_values` (B, 3, H, W) float32, zero where absent; `image_mask` (B,) bool, only if one is absent;
+            `pixel_values` (B, 3, H, W) float32, zero where absent; `image_mask` (B,), only if one is absent;
             `context_input_ids`, `context_attention_mask` (B, L), the mask False throughout where absent;
             `decoder_input_ids`, `decoder_attention_mask`, `labels` (N, T). Masks are bool, True where real.
 
@@ -329,11 +336,10 @@ class CaptionerProcessor(PushToHubMixin):
         """
         given = {"images": images, "context": context, "captions": captions}
         given = {name: _as_list(value) for name, value in given.items() if value is not None}
-        counts = {name: len(values) for name, values in given.items()}
-        if len(set(counts.values())) != 1:
-            found = ", ".join(f"{count} {name}" for name, count in counts.items()) or "nothing"
+        if len({len(values) for values in given.values()}) != 1:
+            found = ", ".join(f"{len(values)} {name}" for name, values in given.items()) or "nothing"
             raise ValueError(
-                f"give images, context or captions, and as many of each, but there are {found}; "
+                f"give images, context or captions, the same number of each, but there is {found}; "
                 "several captions of one image go in a list of their own"
             )
         makers = {"images": self._images, "context": self._contexts, "captions": self._captions}
@@ -351,71 +357,86 @@ class CaptionerProcessor(PushToHubMixin):
                     "this processor has no `image_settings`, so it takes no images; leave them out"
                 )
             return {}
-        pixels = torch.zeros(len(images), 3, settings.height, settings.width)
-        if mask.any():
-            fitted = [settings.fit(open_image(image)) for image in images if image is not None]
-            pixels[mask] = settings.normalize(torch.stack(fitted))
-        return {"pixel_values": pixels} if mask.all() else {"pixel_values": pixels, "image_mask": mask}
+        pixels = torch.zeros(len(images), 3, settings.height, settings.width, dtype=torch.uint8)
+        for row, image in zip(pixels, images, strict=True):
+            if image is not None:
+                row.copy_(settings.fit(open_image(image)))
+        pixels = settings.normalize(pixels)
+        if mask.all():
+            return {"pixel_values": pixels}
+        return {"pixel_values": pixels * mask[:, None, None, None], "image_mask": mask}
 
     def _contexts(self, contexts: list[str | None]) -> dict[str, Tensor]:
         tokenizer = self.context_tokenizer or self.tokenizer
-        rows = [self._context_ids(tokenizer, text) if text and text.strip() else [] for text in contexts]
+        rows: list[list[int]] = [[] for _ in contexts]
+        there = [i for i, text in enumerate(contexts) if text and text.strip()]
+        if there:
+            encoded = tokenizer([contexts[i] for i in there], return_special_tokens_mask=True, verbose=False)
+            for i, ids, special in zip(
+                there, encoded["input_ids"], encoded["special_tokens_mask"], strict=True
+            ):
+                rows[i] = self._shorten(ids, special)
         ids, mask = _pad(rows, _first(tokenizer.pad_token_id, tokenizer.eos_token_id, 0))
         return {"context_input_ids": ids, "context_attention_mask": mask}
 
-    def _context_ids(self, tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
-        """One context with its special tokens; text is cut, the special tokens at the end stay."""
-        encoded = tokenizer(text, return_special_tokens_mask=True, verbose=False)
-        ids, special = encoded["input_ids"], encoded["special_tokens_mask"]
-        closing = next((i for i, flag in enumerate(reversed(special)) if not flag), 0)
+    def _shorten(self, ids: list[int], special: list[int]) -> list[int]:
+        """Cut text to fit, keeping the closing special tokens; without any text, nothing remains."""
+        if all(special):
+            return []
+        end = len(ids) - special[::-1].index(0)
         excess = max(0, len(ids) - self.max_context_length)
-        end = len(ids) - closing
-        return ids[: end - excess] + ids[end:]
+        return (ids[: max(0, end - excess)] + ids[end:])[: self.max_context_length]
 
     def _captions(self, captions: list[str | Sequence[str]]) -> dict[str, Tensor]:
-        groups = [[row] if isinstance(row, str) else list(row) for row in captions]
+        groups = [_as_list(row) for row in captions]
         sizes = [len(group) for group in groups]
         if len(set(sizes)) > 1 or 0 in sizes:
             raise ValueError(
-                f"every image must have the same number of captions, at least one, but they have {sizes}"
+                f"every image needs the same number of captions, at least 1, but they have {sizes}"
             )
         texts = [text for group in groups for text in group]
-        rows = self.tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"] if texts else []
+        wrong = next((text for text in texts if not isinstance(text, str)), None)
+        if wrong is not None or None in texts:
+            raise ValueError(f"captions must be text, but one is {wrong!r}; leave its sample out")
+        plain = {"add_special_tokens": False, "split_special_tokens": True, "verbose": False}
+        rows = self.tokenizer(texts, **plain)["input_ids"] if texts else []
         rows = [row[: self.max_caption_length - 1] for row in rows]
         inputs, mask = _pad([[self.start_token_id, *row] for row in rows], self.pad_token_id)
         labels, _ = _pad([[*row, self.eos_token_id] for row in rows], IGNORED_LABEL)
         return {"decoder_input_ids": inputs, "decoder_attention_mask": mask, "labels": labels}
 
     def decode(self, ids: Sequence[int] | Tensor) -> str:
-        """Ids (T,) to text: up to the first EOS after the start token, without special tokens and outer blanks."""
+        """Ids (T,) to text: what stands between start token and first EOS, without special tokens."""
         row = ids.tolist() if hasattr(ids, "tolist") else list(ids)
-        row = row[1:] if row and row[0] == self.start_token_id else row
+        row = row[1:] if row[:1] == [self.start_token_id] else row
         row = row[: row.index(self.eos_token_id)] if self.eos_token_id in row else row
         row = [token for token in row if token != IGNORED_LABEL]
         return self.tokenizer.decode(row, skip_special_tokens=True).strip()
 
     def batch_decode(self, ids: Sequence[Sequence[int]] | Tensor) -> list[str]:
-        """Ids (N, T) to N texts, each as `decode` gives it."""
+        """Ids (N, T) to N texts, each as `decode` gives it; labels are read as well as generated ids."""
         return [self.decode(row) for row in ids]
 
     def save_pretrained(self, directory: str | os.PathLike, **kwargs: Any) -> None:
         """Write the settings, the caption tokenizer and, in a folder of its own, the context tokenizer.
 
-        `kwargs` are those that `push_to_hub` gives to models; none of them matters here.
+        `kwargs` are those that `push_to_hub` hands to every class; none matters here.
         """
         directory = Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
         self.tokenizer.save_pretrained(directory)
         if self.context_tokenizer is not None:
             self.context_tokenizer.save_pretrained(directory / CONTEXT_FOLDER)
-        _write(directory / PROCESSOR_FILE, json.dumps(self.to_dict(), indent=2) + "\n")
+        unfinished = directory / f"{PROCESSOR_FILE}.{os.getpid()}"
+        unfinished.write_text(json.dumps(self.to_dict(), indent=2) + "\n", encoding="utf-8")
+        unfinished.replace(directory / PROCESSOR_FILE)
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything but the tokenizers, as it is written to `processor_config.json`."""
+        """Everything but the tokenizers, as it stands in `processor_config.json`."""
         return {
             "processor_class": type(self).__name__,
-            "image_settings": asdict(self.image_settings) if self.image_settings else None,
-            "context_tokenizer": CONTEXT_FOLDER if self.context_tokenizer is not None else None,
+            "image_settings": None if self.image_settings is None else asdict(self.image_settings),
+            "context_tokenizer": None if self.context_tokenizer is None else CONTEXT_FOLDER,
             "max_caption_length": self.max_caption_length,
             "max_context_length": self.max_context_length,
             "start_token_id": self.start_token_id,
@@ -425,33 +446,38 @@ class CaptionerProcessor(PushToHubMixin):
 
     @classmethod
     def from_pretrained(
-        cls, directory_or_hub_id: str | os.PathLike, **hub_kwargs: Any
+        cls, directory_or_hub_id: str | os.PathLike, subfolder: str = "", **hub_kwargs: Any
     ) -> "CaptionerProcessor":
-        """Read a processor back from a directory or from the Hub.
+        """Read back what `save_pretrained` or `push_to_hub` wrote.
 
         Args:
-            directory_or_hub_id: where `save_pretrained` or `push_to_hub` wrote.
-            hub_kwargs: `revision`, `token`, `cache_dir`, `local_files_only`, `subfolder`, … as in transformers.
+            directory_or_hub_id: a directory, or a repository on the Hub.
+            subfolder: where in it.
+            hub_kwargs: `revision`, `token`, `cache_dir`, `local_files_only`, … as in transformers.
 
         Raises:
-            OSError: no such directory or repository, or none with a `processor_config.json`.
-            ValueError: a `processor_config.json` that another class wrote.
+            OSError: no such directory or repository, or no `processor_config.json` in it.
+            ValueError: a `processor_config.json` of another class, or one that cannot be read.
         """
         name = str(directory_or_hub_id)
-        state = _read_state(name, hub_kwargs)
+        state = _read_state(name, subfolder, hub_kwargs)
         if state.pop("processor_class", None) != cls.__name__:
-            raise ValueError(
-                f"{PROCESSOR_FILE} in {name} was not written by {cls.__name__}; try `captioner.load`"
+            raise ValueError(f"{PROCESSOR_FILE} in {name} is not of {cls.__name__}; try `captioner.load`")
+
+        def tokenizer(*folders: str) -> AnyTokenizer:
+            # With a config given, the model's config.json in the same place is not asked for a class.
+            place = "/".join(folder for folder in folders if folder)
+            return AutoTokenizer.from_pretrained(
+                name, config=PreTrainedConfig(), subfolder=place, **hub_kwargs
             )
-        # With a config given, a model's config.json in the same place is not consulted.
-        load = {**hub_kwargs, "config": PreTrainedConfig()}
-        tokenizer = AutoTokenizer.from_pretrained(name, **load)
-        folder = state.pop("context_tokenizer")
-        if folder is not None:
-            load["subfolder"] = os.path.join(load.get("subfolder", ""), folder)
-            folder = AutoTokenizer.from_pretrained(name, **load)
-        settings = state.pop("image_settings")
-        return cls(ImageSettings(**settings) if settings else None, tokenizer, folder, **state)
+
+        settings, folder = state.pop("image_settings"), state.pop("context_tokenizer")
+        return cls(
+            ImageSettings(**settings) if settings else None,
+            tokenizer(subfolder),
+            tokenizer(subfolder, folder) if folder else None,
+            **state,
+        )
 
     def check_model(self, config: CaptionerConfig) -> None:
         """Make sure that a model of this shape can be fed by this processor.
@@ -467,51 +493,56 @@ class CaptionerProcessor(PushToHubMixin):
         if problems:
             raise ValueError(f"the processor does not fit the model: {'; '.join(problems)}")
 
-    def _token_problems(self, config: CaptionerConfig) -> Iterable[str]:
-        ids = {"eos": self.eos_token_id, "pad": self.pad_token_id, "start": self.start_token_id}
-        vocabulary = 1 + max(*ids.values(), *self.tokenizer.get_vocab().values())
-        if vocabulary > config.decoder.vocab_size:
-            yield f"set `decoder.vocab_size` to at least {vocabulary}, it is {config.decoder.vocab_size}"
-        if self.max_caption_length > config.decoder.max_positions:
-            yield (
-                f"set `max_caption_length` to at most `decoder.max_positions` = {config.decoder.max_positions}, "
-                f"it is {self.max_caption_length}"
-            )
-        keys = {"eos": "eos_token_id", "pad": "pad_token_id", "start": "decoder_start_token_id"}
-        for role, key in keys.items():
-            model = getattr(config, key)
-            allowed = model if isinstance(model, list) else [model]
-            if ids[role] not in allowed and not (role == "pad" and model is None):
-                yield f"set `{key}` of the config to {ids[role]} as in the processor, it is {model}"
+    def _token_problems(self, config: CaptionerConfig) -> Iterator[str]:
+        ids = {
+            "decoder_start_token_id": self.start_token_id,
+            "eos_token_id": self.eos_token_id,
+            "pad_token_id": self.pad_token_id,
+        }
+        needed = 1 + max(*ids.values(), *self.tokenizer.get_vocab().values())
+        yield from _too_small("decoder.vocab_size", config.decoder.vocab_size, needed, "the tokenizer")
+        yield from _too_small(
+            "decoder.max_positions",
+            config.decoder.max_positions,
+            self.max_caption_length,
+            "`max_caption_length`",
+        )
+        for key, ours in ids.items():
+            theirs = getattr(config, key)
+            may_lack = key == "pad_token_id" and theirs is None
+            if not may_lack and ours not in (theirs if isinstance(theirs, list) else [theirs]):
+                yield f"`{key}` is {theirs} in the config but {ours} in the processor; make them equal"
 
-    def _image_problems(self, config: CaptionerConfig) -> Iterable[str]:
+    def _image_problems(self, config: CaptionerConfig) -> Iterator[str]:
         settings, encoder = self.image_settings, config.image_encoder
-        if settings is None and encoder is not None:
-            yield "the model has an image encoder: give `image_settings`, such as `ImageSettings.for_encoder(…)`"
-        elif settings is not None and encoder is None:
-            yield "the model has no image encoder: set `image_settings` to None"
-        elif settings is not None and encoder.get("image_size") and not encoder.get("dynamic_img_size"):
-            size = encoder["image_size"]
-            size = (size, size) if isinstance(size, int) else tuple(size)
-            if size != (settings.height, settings.width):
-                yield (
-                    f"set height and width of `image_settings` to {size[0]} and {size[1]} as in "
-                    f"`image_encoder.image_size`, they are {settings.height} and {settings.width}"
-                )
+        if encoder is None:
+            if settings is not None:
+                yield "the model has no image encoder; set the processor's `image_settings` to None"
+            return
+        if settings is None:
+            yield "the model has an image encoder; give `image_settings=ImageSettings.for_encoder(…)`"
+            return
+        ours = (settings.height, settings.width)
+        theirs = _two(encoder.get("image_size") or ours)
+        if theirs != ours and not encoder.get("dynamic_img_size"):
+            yield f"`image_encoder.image_size` is {theirs}, but `image_settings` are {ours}; make them equal"
 
-    def _context_problems(self, config: CaptionerConfig) -> Iterable[str]:
+    def _context_problems(self, config: CaptionerConfig) -> Iterator[str]:
         encoder = config.context_encoder
         if encoder is None:
             return
-        vocabulary = 1 + max((self.context_tokenizer or self.tokenizer).get_vocab().values())
-        if vocabulary > encoder.vocab_size:
-            yield f"set `context_encoder.vocab_size` to at least {vocabulary}, it is {encoder.vocab_size}"
-        positions = getattr(encoder, "max_position_embeddings", None)
-        if positions is not None and self.max_context_length > positions:
-            yield (
-                f"set `max_context_length` to at most `context_encoder.max_position_embeddings` = {positions}, "
-                f"it is {self.max_context_length}"
-            )
+        needed = 1 + max((self.context_tokenizer or self.tokenizer).get_vocab().values())
+        yield from _too_small(
+            "context_encoder.vocab_size", encoder.vocab_size, needed, "the context tokenizer"
+        )
+        positions = getattr(encoder, "max_position_embeddings", None) or self.max_context_length
+        key = "context_encoder.max_position_embeddings"
+        yield from _too_small(key, positions, self.max_context_length, "`max_context_length`")
+
+
+def _too_small(key: str, value: int, needed: int, by: str) -> Iterator[str]:
+    if value < needed:
+        yield f"`{key}` is {value}, but {by} needs {needed}; raise the one or shorten the other"
 
 
 def _first(*values: int | None) -> int | None:
@@ -519,34 +550,33 @@ def _first(*values: int | None) -> int | None:
 
 
 def _as_list(value: Any) -> list[Any]:
-    """A batch as a list; what is a single item becomes a list of one."""
+    """A batch as a list; a single item becomes a list of one."""
     if isinstance(value, Sequence) and not isinstance(value, str | bytes | bytearray):
         return list(value)
     return list(value) if getattr(value, "ndim", 0) == 4 else [value]
 
 
 def _pad(rows: list[list[int]], filler: int) -> tuple[Tensor, Tensor]:
-    """Rows of ids to ids (R, T) and mask (R, T), T at least 1; the mask knows lengths, not ids."""
+    """Rows of ids to ids and mask (rows, width), width at least 1; the mask knows lengths, not ids."""
     width = max([1, *map(len, rows)])
     ids = torch.tensor([row + [filler] * (width - len(row)) for row in rows], dtype=torch.long)
     lengths = torch.tensor([len(row) for row in rows], dtype=torch.long)
     return ids.view(len(rows), width), torch.arange(width) < lengths[:, None]
 
 
-def _read_state(name: str, hub_kwargs: dict[str, Any]) -> dict[str, Any]:
-    folder = Path(name, hub_kwargs.get("subfolder", ""))
-    if Path(name).is_dir() and not (folder / PROCESSOR_FILE).is_file():
+def _read_state(name: str, subfolder: str, hub_kwargs: dict[str, Any]) -> dict[str, Any]:
+    if Path(name).is_dir() and not Path(name, subfolder, PROCESSOR_FILE).is_file():
         raise FileNotFoundError(
-            f"{folder} has no {PROCESSOR_FILE}; give a directory that `CaptionerProcessor.save_pretrained` wrote"
+            f"{Path(name, subfolder)} has no {PROCESSOR_FILE}; give a directory that "
+            "`CaptionerProcessor.save_pretrained` wrote"
         )
-    return json.loads(Path(cached_file(name, PROCESSOR_FILE, **hub_kwargs)).read_text(encoding="utf-8"))
-
-
-def _write(path: Path, text: str) -> None:
-    """Write to a temporary name first, so that a file under its own name is always whole."""
-    with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=path.parent, delete=False) as file:
-        file.write(text)
-    os.replace(file.name, path)
+    try:
+        path = cached_file(name, PROCESSOR_FILE, subfolder=subfolder, **hub_kwargs)
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise OSError(f"{name!r} is neither a directory nor at hand on the Hub: {_reason(error)}") from error
+    except ValueError as error:
+        raise ValueError(f"{path} is not valid JSON: {error}; save the processor again") from error
 
 
 def train_tokenizer(
@@ -556,62 +586,56 @@ def train_tokenizer(
     min_frequency: int = 2,
     lowercase: bool = True,
 ) -> PreTrainedTokenizerFast:
-    """Train a tokenizer on captions and contexts; `<pad>`, `<bos>`, `<eos>`, `<unk>` are 0 to 3, none added by itself.
+    """Train a tokenizer on captions and contexts; ids 0 to 3 are `<pad>`, `<bos>`, `<eos>`, `<unk>`.
+
+    It adds none of them by itself. Text is brought to Unicode's NFC.
 
     Args:
         texts: read once.
         kind: a key of `KINDS`.
         vocab_size: tokens at most, special ones included.
         min_frequency: occurrences from which a word or a merge counts.
-        lowercase: fold case; Unicode is brought to NFC in any case.
+        lowercase: fold case.
 
     Raises:
         ValueError: an unknown kind, or a vocabulary too small for it.
     """
     if kind not in KINDS:
         raise ValueError(f"`kind` must be one of {', '.join(KINDS)}, but is {kind!r}")
-    tokenizer, trainer = KINDS[kind](vocab_size, min_frequency)
-    tokenizer.normalizer = normalizers.Sequence(
-        [normalizers.NFC(), *([normalizers.Lowercase(), normalizers.NFC()] if lowercase else [])]
-    )
+    special = list(SPECIAL_TOKENS.values())
+    options = {"vocab_size": vocab_size, "min_frequency": min_frequency, "special_tokens": special}
+    tokenizer, trainer = KINDS[kind](options | {"show_progress": False})
+    folding = [normalizers.Lowercase()] if lowercase else []
+    tokenizer.normalizer = normalizers.Sequence([normalizers.NFC(), *folding, normalizers.NFC()])
     tokenizer.train_from_iterator(texts, trainer)
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **SPECIAL_TOKENS)
 
 
-def _byte_level_bpe(vocab_size: int, min_frequency: int) -> tuple[Tokenizer, Any]:
+def _byte_level_bpe(options: dict[str, Any]) -> tuple[Tokenizer, trainers.Trainer]:
     """Merges of bytes: spells any text."""
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    _need(vocab_size, len(SPECIAL_TOKENS) + len(alphabet))
+    _need(options["vocab_size"], len(SPECIAL_TOKENS) + len(alphabet), "all bytes")
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
     tokenizer.decoder = decoders.ByteLevel()
-    return tokenizer, trainers.BpeTrainer(
-        vocab_size=vocab_size,
-        min_frequency=min_frequency,
-        initial_alphabet=alphabet,
-        special_tokens=list(SPECIAL_TOKENS.values()),
-        show_progress=False,
-    )
+    return tokenizer, trainers.BpeTrainer(initial_alphabet=alphabet, **options)
 
 
-def _words(vocab_size: int, min_frequency: int) -> tuple[Tokenizer, Any]:
-    """Whole words and punctuation marks; all others are `<unk>`. Decoded with single spaces."""
-    _need(vocab_size, len(SPECIAL_TOKENS) + 1)
+def _words(options: dict[str, Any]) -> tuple[Tokenizer, trainers.Trainer]:
+    """Whole words and punctuation marks, anything else `<unk>`; decoded with single spaces."""
+    _need(options["vocab_size"], len(SPECIAL_TOKENS) + 1, "a word")
     tokenizer = Tokenizer(models.WordLevel(unk_token=SPECIAL_TOKENS["unk_token"]))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    return tokenizer, trainers.WordLevelTrainer(
-        vocab_size=vocab_size,
-        min_frequency=min_frequency,
-        special_tokens=list(SPECIAL_TOKENS.values()),
-        show_progress=False,
-    )
+    return tokenizer, trainers.WordLevelTrainer(**options)
 
 
-def _need(vocab_size: int, least: int) -> None:
+def _need(vocab_size: int, least: int, content: str) -> None:
     if vocab_size < least:
         raise ValueError(
-            f"`vocab_size` must be at least {least} for this kind of tokenizer, but is {vocab_size}"
+            f"`vocab_size` must be at least {least} to hold special tokens and {content}, but is {vocab_size}"
         )
 
 
 KINDS = {"bpe": _byte_level_bpe, "word": _words}
+
+AutoProcessor.register(CaptionerConfig, CaptionerProcessor, exist_ok=True)

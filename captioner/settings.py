@@ -94,7 +94,6 @@ class TrainingSettings(Section):
     max_eval_samples: PositiveInt | None = None
     metric_for_best_model: str = "cider_d"
     dataloader_num_workers: int = Field(default=2, ge=0)
-    max_minutes: float | None = Field(default=None, gt=0)  # stop in good order when this much time has passed
 
 
 class GenerationSettings(Section):

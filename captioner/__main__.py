@@ -1,0 +1,5 @@
+"""`python -m captioner` and `accelerate launch -m captioner` are the `captioner` command."""
+
+from .cli import main
+
+main()

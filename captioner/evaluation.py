@@ -1,0 +1,139 @@
+"""Caption a split and score it: over all processes, each sample exactly once, with any modality hidden.
+
+Knows nothing about files or training; captions come from `Captioner.generate`.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from torch.utils.data import DataLoader, Subset
+
+from . import metrics
+from .data import CaptionDataset, Collator
+from .model import ENCODER_INPUTS, Captioner
+from .processor import CaptionerProcessor
+from .settings import GenerationSettings
+
+
+@dataclass
+class Evaluation:
+    """Captions of a split in its order, and their scores.
+
+    Args:
+        records: a dict per sample with `id`, `caption`, `captions` (references), `context` and what the source adds.
+        scores: fractions, CIDEr-D on its scale of 0 to 10; `exact_match` is the share of captions that equal one of
+            their references.
+    """
+
+    records: list[dict[str, Any]]
+    scores: dict[str, float] = field(default_factory=dict)
+
+
+def generation_options(settings: GenerationSettings) -> dict[str, Any]:
+    """The keywords of `generate` that say what the settings say."""
+    options = settings.model_dump(exclude_none=True)
+    if not settings.do_sample:
+        for name in ("temperature", "top_k", "top_p"):
+            options.pop(name)
+    return options
+
+
+def hide(batch: dict[str, Any], modality: str) -> dict[str, Any]:
+    """The same batch with one modality absent in every sample."""
+    if modality == "image" and "pixel_values" in batch:
+        pixels = batch["pixel_values"]
+        mask = torch.zeros(pixels.shape[0], dtype=torch.bool, device=pixels.device)
+        return {**batch, "pixel_values": torch.zeros_like(pixels), "image_mask": mask}
+    if modality == "context" and "context_input_ids" in batch:
+        nothing = torch.zeros_like(batch["context_attention_mask"])
+        return {**batch, "context_attention_mask": nothing}
+    raise ValueError(f"cannot hide {modality!r}: this batch has {sorted(batch)}")
+
+
+@torch.inference_mode()
+def caption_batches(
+    model: Captioner,
+    processor: CaptionerProcessor,
+    batches: Iterable[dict[str, Any]],
+    generation: GenerationSettings,
+    hidden: str | None = None,
+) -> list[dict[str, Any]]:
+    """Caption collated batches in order; each record is the sample's with `caption`, the best one, added."""
+    model.eval()
+    options, records = generation_options(generation), []
+    for batch in batches:
+        samples = batch.pop("samples")
+        batch = {name: value.to(model.device) for name, value in batch.items() if name in ENCODER_INPUTS}
+        if hidden is not None:
+            batch = hide(batch, hidden)
+        ids = model.generate(**batch, **options)
+        captions = processor.batch_decode(ids[:: generation.num_return_sequences])
+        records += [{**sample, "caption": caption} for sample, caption in zip(samples, captions, strict=True)]
+    return records
+
+
+def evaluation_loader(
+    samples: Any, processor: CaptionerProcessor, model: Captioner, batch_size: int, workers: int, accelerator: Accelerator
+) -> DataLoader:
+    """This process's share of a split: every n-th sample, so that together each sample comes exactly once."""
+    mine = range(accelerator.process_index, len(samples), accelerator.num_processes)
+    return DataLoader(
+        Subset(CaptionDataset(samples), mine),
+        batch_size=batch_size,
+        num_workers=workers,
+        collate_fn=Collator.for_evaluation(processor, model.config.modalities),
+    )
+
+
+def evaluate(
+    model: Captioner,
+    processor: CaptionerProcessor,
+    samples: Any,
+    generation: GenerationSettings,
+    *,
+    batch_size: int = 64,
+    workers: int = 0,
+    accelerator: Accelerator | None = None,
+    hidden: str | None = None,
+    watch: Callable[[Iterable], Iterable] = iter,
+) -> Evaluation:
+    """Caption every sample of a split over all processes and score the captions.
+
+    Args:
+        model: an unwrapped captioner, on this process's device.
+        samples: a split in the data schema.
+        generation: the search.
+        hidden: a modality to take away from every sample, or None.
+        watch: wraps the batches, for a progress bar.
+
+    Returns:
+        The same evaluation on every process.
+    """
+    accelerator = accelerator or Accelerator(cpu=model.device.type == "cpu")
+    loader = evaluation_loader(samples, processor, model, batch_size, workers, accelerator)
+    records = caption_batches(model, processor, watch(loader), generation, hidden)
+    records = sorted(gather_object(records), key=lambda record: record["index"])
+    return Evaluation(records, score_records(records))
+
+
+def score_records(records: list[dict[str, Any]]) -> dict[str, float]:
+    """Score records that hold `caption` and `captions`."""
+    predictions = [record["caption"] for record in records]
+    references = [record["captions"] for record in records]
+    return {**metrics.score(predictions, references), "exact_match": exact_match(predictions, references)}
+
+
+def exact_match(predictions: list[str], references: list[list[str]]) -> float:
+    """The share of captions that equal one of their references, but for case and spaces."""
+    hits = [
+        _plain(caption) in map(_plain, own) for caption, own in zip(predictions, references, strict=True)
+    ]
+    return sum(hits) / len(hits)
+
+
+def _plain(text: str) -> str:
+    return " ".join(text.lower().split())

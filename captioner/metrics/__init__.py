@@ -1,0 +1,76 @@
+"""BLEU, ROUGE-L and CIDEr-D of captions, equal to the COCO evaluation's numbers, without Java or network.
+
+`score` and `score_per_image` take raw captions; `CiderD` keeps its references for rewards. These are plain
+functions: `path` leads to the same metrics as modules for the `evaluate` library, which only those import.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+from captioner.metrics import bleu, cider_d, rouge_l
+from captioner.metrics.cider_d import CiderD, DocumentFrequencies
+from captioner.metrics.inputs import check
+from captioner.metrics.tokenizer import tokenize
+
+__all__ = ["METRICS", "CiderD", "DocumentFrequencies", "path", "score", "score_per_image", "tokenize"]
+
+METRICS: dict[str, Callable] = {"bleu": bleu.bleu, "rouge_l": rouge_l.rouge_l, "cider_d": cider_d.cider_d}
+
+
+def score(
+    predictions: Sequence[str], references: Sequence[Sequence[str]], metrics: Iterable[str] = tuple(METRICS)
+) -> dict[str, float]:
+    """Score one caption per image against that image's references.
+
+    Args:
+        predictions: a raw caption for each image.
+        references: the raw reference captions of each image, at least one each.
+        metrics: which of "bleu", "rouge_l" and "cider_d".
+
+    Returns:
+        "bleu_1" to "bleu_4" and "rouge_l" as fractions, "cider_d" from 0 to 10. CIDEr-D of a single image is
+        0, with a warning.
+
+    Raises:
+        ValueError: no images, unequal lengths, an image without references, a wrong type, an unknown metric.
+    """
+    results = _measure(predictions, references, metrics)
+    return {name: value for corpus, _ in results for name, value in corpus.items()}
+
+
+def score_per_image(
+    predictions: Sequence[str], references: Sequence[Sequence[str]], metrics: Iterable[str] = tuple(METRICS)
+) -> dict[str, list[float]]:
+    """Score each image by itself: as `score`, but a list with a value per image under every name.
+
+    The means of "rouge_l" and "cider_d" are the corpus scores; BLEU of a corpus is no mean.
+    """
+    results = _measure(predictions, references, metrics)
+    return {name: values for _, per_image in results for name, values in per_image.items()}
+
+
+def path(metric: str) -> str:
+    """The file of a metric's module for `evaluate.load`, which needs no network.
+
+    Raises:
+        ValueError: an unknown metric.
+    """
+    _check_name(metric)
+    return str(Path(__file__).with_name(f"evaluate_{metric}.py"))
+
+
+def _measure(
+    predictions: Sequence[str], references: Sequence[Sequence[str]], metrics: Iterable[str]
+) -> list[tuple[dict[str, float], dict[str, list[float]]]]:
+    names = list(metrics)
+    for name in names:
+        _check_name(name)
+    check(predictions, references)
+    captions = [tokenize(prediction) for prediction in predictions]
+    others = [[tokenize(reference) for reference in image] for image in references]
+    return [METRICS[name](captions, others) for name in names]
+
+
+def _check_name(metric: str) -> None:
+    if metric not in METRICS:
+        raise ValueError(f"a metric must be one of {', '.join(METRICS)}, but is {metric!r}")

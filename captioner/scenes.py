@@ -1,0 +1,263 @@
+"""The built-in dataset: generated scenes whose captions need both the picture and the context.
+
+Coloured shapes on varied backgrounds; the context gives proper names to pairs of colour and shape, also to pairs that
+are not in the picture. The one object that the context names is the subject of the caption, so neither the picture
+(which name?) nor the context (which of the named is there, where, how large, beside what?) can tell it alone.
+
+| level | objects | names in the context | a caption |
+|---|---|---|---|
+| 1 | 1 | 1 | a small red circle called anna in the upper left |
+| 2 | 2 | 1 or 2 | a small red circle called anna left of a large blue square |
+| 3 | 2 | 2 to 4 | the same, with more names to choose from |
+
+Deterministic: a scene is a function of (seed, split, level, index). Four pairs of colour and shape occur in the test
+split only.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from itertools import product
+from typing import Any
+
+import numpy as np
+
+from .settings import DataSettings
+
+SIDE = 64  # pixels of a scene
+COLOURS = {
+    "red": (214, 40, 40),
+    "green": (46, 160, 67),
+    "blue": (40, 84, 214),
+    "yellow": (240, 200, 30),
+    "purple": (140, 60, 180),
+    "orange": (245, 130, 30),
+}
+SIZES = {"small": (6.0, 7.5), "large": (10.5, 12.5)}  # half the extent, pixels
+NAMES = (
+    "anna bela carl dora emil fred gina hugo ines jack kira luis mona nora otto paul rosa sven tina ugo vera wim yara zoe"
+).split()
+SPLITS = {"train": 0, "validation": 1, "test": 2}
+HELD_OUT = (("red", "triangle"), ("green", "star"), ("blue", "circle"), ("purple", "square"))
+EVALUATION_SCENES = 250  # per level, in validation and in test
+
+
+@dataclass(frozen=True)
+class Level:
+    """How hard a scene is: objects in the picture, and the least and most names in its context."""
+
+    objects: int
+    names: tuple[int, int]
+
+
+LEVELS = {1: Level(1, (1, 1)), 2: Level(2, (1, 2)), 3: Level(2, (2, 4))}
+
+
+@dataclass(frozen=True)
+class Thing:
+    """One object: what it looks like and where its centre is, in pixels."""
+
+    size: str
+    colour: str
+    shape: str
+    x: float
+    y: float
+    radius: float
+
+    @property
+    def words(self) -> str:
+        """How a caption describes it."""
+        return f"{self.size} {self.colour} {self.shape}"
+
+
+def _circle(x: np.ndarray, y: np.ndarray, r: float) -> np.ndarray:
+    return np.hypot(x, y) - r
+
+
+def _square(x: np.ndarray, y: np.ndarray, r: float) -> np.ndarray:
+    return np.maximum(np.abs(x), np.abs(y)) - 0.88 * r
+
+
+def _triangle(x: np.ndarray, y: np.ndarray, r: float) -> np.ndarray:
+    return np.maximum(0.87 * np.abs(x) - 0.5 * y, y) - 0.52 * r
+
+
+def _star(x: np.ndarray, y: np.ndarray, r: float) -> np.ndarray:
+    """Four points: the p-norm with p = 1/2."""
+    return 0.4 * ((np.sqrt(np.abs(x)) + np.sqrt(np.abs(y))) ** 2 - 1.35 * r)
+
+
+SHAPES: dict[str, Callable[[np.ndarray, np.ndarray, float], np.ndarray]] = {
+    "circle": _circle,
+    "square": _square,
+    "triangle": _triangle,
+    "star": _star,
+}  # shape → signed distance in pixels from the outline of a figure of half extent r
+PAIRS = tuple(product(COLOURS, SHAPES))
+VOCABULARY = (*NAMES, *COLOURS, *SHAPES, *SIZES, *"a called in the upper lower left right of above below . is".split())
+
+
+@dataclass(frozen=True)
+class Scene:
+    """One sample before it becomes a picture and text; the first thing is the subject."""
+
+    level: int
+    things: tuple[Thing, ...]
+    name: str
+    facts: tuple[tuple[str, str, str], ...]  # (name, colour, shape) in the order of the context
+    seed: tuple[int, ...]
+
+    @property
+    def context(self) -> str:
+        """One sentence per name."""
+        return " . ".join(f"{name} is the {colour} {shape}" for name, colour, shape in self.facts)
+
+    @property
+    def captions(self) -> list[str]:
+        """Every true caption of the grammar."""
+        subject, *others = self.things
+        start = f"a {subject.words} called {self.name}"
+        if not others:
+            return [f"{start} in the {_corner(subject)}"]
+        return [f"{start} {relation} a {others[0].words}" for relation in _relations(subject, others[0])]
+
+    def picture(self) -> np.ndarray:
+        """(SIDE, SIDE, 3) uint8."""
+        rng = np.random.default_rng((*self.seed, 1))
+        canvas = _background(rng)
+        for thing in self.things:
+            window, cover = _cover(thing)
+            tint = np.array(COLOURS[thing.colour]) + rng.uniform(-14, 14, 3)
+            canvas[window] += cover[..., None] * (tint - canvas[window])
+        return np.clip(canvas, 0, 255).astype(np.uint8)
+
+
+def _corner(thing: Thing) -> str:
+    return f"{'upper' if thing.y < SIDE / 2 else 'lower'} {'left' if thing.x < SIDE / 2 else 'right'}"
+
+
+def _relations(a: Thing, b: Thing, least: float = 9.0) -> list[str]:
+    """Where a is, seen from b; on a diagonal two relations are true, below `least` pixels none is claimed."""
+    offsets = {"left of": b.x - a.x, "right of": a.x - b.x, "above": b.y - a.y, "below": a.y - b.y}
+    return [relation for relation, offset in offsets.items() if offset >= least]
+
+
+@cache
+def _grid() -> tuple[np.ndarray, np.ndarray]:
+    y, x = np.mgrid[0:SIDE, 0:SIDE] + 0.5
+    return x, y
+
+
+def _cover(thing: Thing) -> tuple[tuple[slice, slice], np.ndarray]:
+    """The window of pixels around a thing, and how much of each it covers, 0 to 1."""
+    reach = thing.radius + 1
+    rows, columns = (slice(max(0, int(c - reach)), int(c + reach) + 1) for c in (thing.y, thing.x))
+    x, y = (axis[rows, columns] for axis in _grid())
+    cover = np.clip(0.5 - SHAPES[thing.shape](x - thing.x, y - thing.y, thing.radius), 0, 1)
+    return (rows, columns), cover
+
+
+def _flat(rng: np.random.Generator) -> np.ndarray:
+    return np.zeros((SIDE, SIDE))
+
+
+def _slope(rng: np.random.Generator) -> np.ndarray:
+    x, y = _grid()
+    angle = rng.uniform(0, 2 * np.pi)
+    return ((x - SIDE / 2) * np.cos(angle) + (y - SIDE / 2) * np.sin(angle)) / SIDE
+
+
+def _stripes(rng: np.random.Generator) -> np.ndarray:
+    return 0.35 * np.sin(_slope(rng) * rng.uniform(20, 50))
+
+
+def _grain(rng: np.random.Generator) -> np.ndarray:
+    return rng.uniform(-0.4, 0.4, (SIDE // 4, SIDE // 4)).repeat(4, axis=0).repeat(4, axis=1)
+
+
+BACKGROUNDS = (_flat, _slope, _stripes, _grain)
+
+
+def _background(rng: np.random.Generator) -> np.ndarray:
+    """A muted colour, dark or light, with a pattern: (SIDE, SIDE, 3) floats."""
+    base = (60, 200)[rng.integers(2)] + rng.uniform(-40, 40) + rng.uniform(-12, 12, 3)
+    pattern = BACKGROUNDS[rng.integers(len(BACKGROUNDS))](rng)
+    return base + 45 * pattern[..., None]
+
+
+def make_scene(seed: int, split: str, level: int, index: int) -> Scene:
+    """The scene at `index` of a split and level."""
+    key = (seed, SPLITS[split], level, index)
+    rng = np.random.default_rng(key)
+    shape = LEVELS[level]
+    pairs = [pair for pair in PAIRS if split == "test" or pair not in HELD_OUT]
+    count = int(rng.integers(shape.names[0], shape.names[1] + 1))
+    drawn = [pairs[i] for i in rng.permutation(len(pairs))[: shape.objects + count - 1]]
+    seen, absent = drawn[: shape.objects], drawn[shape.objects :]
+    names = [NAMES[i] for i in rng.permutation(len(NAMES))[:count]]
+    facts = [(name, *pair) for name, pair in zip(names, [seen[0], *absent], strict=True)]
+    order = rng.permutation(count)
+    return Scene(level, _place(rng, seen), names[0], tuple(facts[i] for i in order), key)
+
+
+def _place(rng: np.random.Generator, pairs: list[tuple[str, str]]) -> tuple[Thing, ...]:
+    """Give each pair a size and a place, apart from each other and, when alone, off the picture's middle lines."""
+    while True:
+        things = tuple(_thing(rng, *pair) for pair in pairs)
+        if len(things) == 1 and min(abs(things[0].x - SIDE / 2), abs(things[0].y - SIDE / 2)) > 5:
+            return things
+        if len(things) == 2 and _apart(*things) and _relations(*things):
+            return things
+
+
+def _thing(rng: np.random.Generator, colour: str, shape: str) -> Thing:
+    size = ("small", "large")[rng.integers(2)]
+    radius = rng.uniform(*SIZES[size])
+    x, y = rng.uniform(radius + 1, SIDE - radius - 1, 2)
+    return Thing(size, colour, shape, x, y, radius)
+
+
+def _apart(a: Thing, b: Thing) -> bool:
+    return max(abs(a.x - b.x), abs(a.y - b.y)) > a.radius + b.radius + 1
+
+
+class Scenes:
+    """Scenes of one split as samples: `image` an array, `captions`, `context`, `id`, and the `level`.
+
+    Levels take turns, so that every stretch of the split holds all of them.
+    """
+
+    def __init__(self, split: str, levels: list[int], count: int, seed: int = 0):
+        unknown = [level for level in levels if level not in LEVELS]
+        if unknown or split not in SPLITS:
+            raise ValueError(
+                f"scenes have the splits {list(SPLITS)} and the levels {list(LEVELS)}, but {split!r} with {levels} was asked for"
+            )
+        self.split, self.levels, self.count, self.seed = split, levels, count, seed
+        self.texts = [{"captions": list(VOCABULARY), "context": None}]  # what a tokenizer is trained on
+
+    def __len__(self) -> int:
+        return self.count
+
+    def scene(self, index: int) -> Scene:
+        """The scene at `index`."""
+        turn, place = divmod(index, len(self.levels))
+        return make_scene(self.seed, self.split, self.levels[place], turn)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        if not 0 <= index < self.count:
+            raise IndexError(f"scene {index} of {self.count}")
+        scene = self.scene(index)
+        return {
+            "image": scene.picture(),
+            "captions": scene.captions,
+            "context": scene.context,
+            "id": f"{self.split}-{index}",
+            "level": scene.level,
+        }
+
+
+def load_scenes(settings: DataSettings, split: str) -> Scenes:
+    """The scenes that the settings ask for: `levels`, and `scenes` of them for training."""
+    count = settings.scenes if split == "train" else EVALUATION_SCENES * len(settings.levels)
+    return Scenes(split, settings.levels, min(count, settings.limit or count))
