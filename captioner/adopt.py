@@ -13,9 +13,11 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 
 from .configuration import CaptionerConfig, DecoderConfig
 from .encoders import build_backbone, text_encoder_class
+from .images import ImageSettings
 from .model import Captioner
-from .processor import CaptionerProcessor, ImageSettings, train_tokenizer
+from .processor import CaptionerProcessor
 from .settings import DataSettings, ModelSettings
+from .vocabulary import train_tokenizer
 
 SHIPPED = Path(__file__).parent / "shipped"
 
@@ -77,7 +79,9 @@ def assemble(
     if model.init_from is not None:
         return load(model.init_from)
     tokenizer = _caption_tokenizer(model, data, texts)
-    context_tokenizer = _pretrained(AutoTokenizer, model.context_encoder) if isinstance(model.context_encoder, str) else None
+    context_tokenizer = (
+        _pretrained(AutoTokenizer, model.context_encoder) if isinstance(model.context_encoder, str) else None
+    )
     config = _configuration(model, len(tokenizer), len(context_tokenizer or tokenizer))
     processor = CaptionerProcessor(
         ImageSettings.for_encoder(config.image_encoder) if config.image_encoder is not None else None,
@@ -113,7 +117,9 @@ def _pretrained(auto: type, name: str) -> Any:
 
 
 def _configuration(model: ModelSettings, vocabulary: int, context_vocabulary: int) -> CaptionerConfig:
-    image = {k: v for k, v in model.image_encoder.items() if k != "pretrained"} if model.image_encoder else None
+    image = (
+        {k: v for k, v in model.image_encoder.items() if k != "pretrained"} if model.image_encoder else None
+    )
     context = model.context_encoder
     if isinstance(context, str):
         context = _pretrained(AutoConfig, context)
@@ -140,7 +146,9 @@ def _decoder_configuration(decoder: dict[str, Any] | str, vocabulary: int) -> De
         return DecoderConfig(**{"vocab_size": vocabulary, **decoder})
     source = _pretrained(AutoConfig, decoder)
     if source.model_type not in FAMILIES:
-        raise AdoptError(f"`model.decoder` must be of a family in {sorted(FAMILIES)}, but {decoder} is {source.model_type!r}")
+        raise AdoptError(
+            f"`model.decoder` must be of a family in {sorted(FAMILIES)}, but {decoder} is {source.model_type!r}"
+        )
     return FAMILIES[source.model_type][0](source)
 
 
@@ -161,7 +169,9 @@ def _load_timm(backbone: nn.Module, image_encoder: dict[str, Any]) -> None:
     options = {k: v for k, v in image_encoder.items() if k != "pretrained"}
     if isinstance(pretrained, str):
         if not Path(pretrained).is_file():
-            raise AdoptError(f"`image_encoder.pretrained` is {pretrained!r}, which is no file; give one, true or false")
+            raise AdoptError(
+                f"`image_encoder.pretrained` is {pretrained!r}, which is no file; give one, true or false"
+            )
         options["pretrained_cfg_overlay"] = {"file": pretrained}
     try:
         source = build_backbone(options, pretrained=True)
@@ -205,7 +215,10 @@ def _gpt2_weights(source: nn.Module) -> dict[str, Tensor]:
     for i, layer in enumerate(transformer.h):
         block = f"blocks.{i}"
         fused = zip(
-            ("query", "key", "value"), layer.attn.c_attn.weight.chunk(3, dim=1), layer.attn.c_attn.bias.chunk(3), strict=True
+            ("query", "key", "value"),
+            layer.attn.c_attn.weight.chunk(3, dim=1),
+            layer.attn.c_attn.bias.chunk(3),
+            strict=True,
         )
         for name, weight, bias in fused:
             weights |= _linear(f"{block}.self_attention.{name}", weight.T, bias)
@@ -224,4 +237,6 @@ def _linear(name: str, weight: Tensor, bias: Tensor) -> dict[str, Tensor]:
     return {f"{name}.weight": weight, f"{name}.bias": bias}
 
 
-FAMILIES = {"gpt2": (_gpt2_configuration, _gpt2_weights)}  # model type → how to translate its shape, its weights
+FAMILIES = {
+    "gpt2": (_gpt2_configuration, _gpt2_weights)
+}  # model type → how to translate its shape, its weights

@@ -118,7 +118,9 @@ class Attention(nn.Module):
         """States (B, S, D_m) → keys and values (B, H, S, d)."""
         return self.heads(self.key(states)), self.heads(self.value(states))
 
-    def attend(self, backend: str, query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
+    def attend(
+        self, backend: str, query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None
+    ) -> Tensor:
         """Scores scaled by 1/√d, mask, softmax, sum: (N, H, T, ·) each → (N, T, H, ·)."""
         function = ALL_ATTENTION_FUNCTIONS.get_interface(backend, eager_attention)
         return function(self, query, keys, values, mask, dropout=0.0, scaling=self.head_width**-0.5)[0]
@@ -284,8 +286,12 @@ class Hierarchical(Separate):
         names = self.present(memory)
         results = torch.stack([self.branch(name, h, memory, cache) for name in names], dim=2)  # (N, T, M, D)
         there = torch.stack([memory.masks[name].any(dim=-1) for name in names], dim=-1)  # (B, M)
-        each_position = there.repeat_interleave(results[..., 0, 0].numel() // there.shape[0], dim=0)  # (N·T, M)
-        fused = self.over_modalities(h.reshape(-1, 1, h.shape[-1]), results.flatten(0, 1), each_position, None)
+        each_position = there.repeat_interleave(
+            results[..., 0, 0].numel() // there.shape[0], dim=0
+        )  # (N·T, M)
+        fused = self.over_modalities(
+            h.reshape(-1, 1, h.shape[-1]), results.flatten(0, 1), each_position, None
+        )
         return fused.reshape(h.shape)
 
 
@@ -303,7 +309,9 @@ class Gated(Separate):
     def forward(self, x: Tensor, memory: Memory, cache: EncoderDecoderCache | None = None) -> Tensor:
         """x (N, T, D) → (N, T, D)."""
         for name in self.present(memory):
-            x = self.residuals[name](x, lambda h, name=name: self.gates[name](self.branch(name, h, memory, cache)))
+            x = self.residuals[name](
+                x, lambda h, name=name: self.gates[name](self.branch(name, h, memory, cache))
+            )
         return x
 
 

@@ -34,7 +34,8 @@ from datasets.exceptions import DatasetsError
 from PIL import Image as Pillow
 from torch import Tensor
 
-from .processor import CaptionerProcessor, ImageError, ImageSettings, open_image
+from .images import ImageError, ImageSettings, open_image
+from .processor import CaptionerProcessor
 from .settings import DataSettings
 
 logger = logging.getLogger(__name__)

@@ -77,7 +77,12 @@ def caption_batches(
 
 
 def evaluation_loader(
-    samples: Any, processor: CaptionerProcessor, model: Captioner, batch_size: int, workers: int, accelerator: Accelerator
+    samples: Any,
+    processor: CaptionerProcessor,
+    model: Captioner,
+    batch_size: int,
+    workers: int,
+    accelerator: Accelerator,
 ) -> DataLoader:
     """This process's share of a split: every n-th sample, so that together each sample comes exactly once."""
     mine = range(accelerator.process_index, len(samples), accelerator.num_processes)
@@ -129,9 +134,7 @@ def score_records(records: list[dict[str, Any]]) -> dict[str, float]:
 
 def exact_match(predictions: list[str], references: list[list[str]]) -> float:
     """The share of captions that equal one of their references, but for case and spaces."""
-    hits = [
-        _plain(caption) in map(_plain, own) for caption, own in zip(predictions, references, strict=True)
-    ]
+    hits = [_plain(caption) in map(_plain, own) for caption, own in zip(predictions, references, strict=True)]
     return sum(hits) / len(hits)
 
 

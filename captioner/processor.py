@@ -1,268 +1,27 @@
 """From photos, contexts and captions to tensors, and from token ids back to text.
 
-Knows pixels, tokenizers and special tokens; knows nothing about weights, datasets or runs.
+Knows batches and special tokens; knows nothing about weights, datasets or runs.
 """
 
 import json
-import math
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from fractions import Fraction
-from io import BytesIO
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from PIL import ExifTags, Image, ImageFile, ImageOps, UnidentifiedImageError
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from torch import Tensor
-from torchvision.transforms.v2 import InterpolationMode, functional
-from transformers import AutoProcessor, AutoTokenizer, BatchFeature, PreTrainedConfig, PreTrainedTokenizerFast
+from transformers import AutoProcessor, AutoTokenizer, BatchFeature, PreTrainedConfig
 from transformers import PreTrainedTokenizerBase as AnyTokenizer
 from transformers.utils import PushToHubMixin, cached_file
 
 from .configuration import CaptionerConfig
+from .images import ImageSettings, open_image, reason, two_sides
 
 PROCESSOR_FILE = "processor_config.json"
 CONTEXT_FOLDER = "context_tokenizer"
 IGNORED_LABEL = -100
-CHANNELS = (1, 3, 4)
-SPECIAL_TOKENS = {"pad_token": "<pad>", "bos_token": "<bos>", "eos_token": "<eos>", "unk_token": "<unk>"}
-
-# Values that may stand for white in a deep grey image; the first that no pixel exceeds is taken.
-WHITES = dict.fromkeys(("I;16", "I;16L", "I;16B", "I;16N"), (65535,)) | {
-    "I": (255, 65535),
-    "F": (1, 255, 65535),
-}
-
-
-class ImageError(ValueError):
-    """An image that cannot be read; the message names the source and the reason in one line."""
-
-
-def to_rgb(image: Image.Image) -> Image.Image:
-    """Turn a PIL image of any mode into RGB: upright by EXIF, transparency on white, deep greys scaled.
-
-    Of an animation, the frame at which `image` stands is taken: the first one where it was just opened. What
-    already is upright RGB in memory is returned itself, not a copy.
-    """
-    image.load()
-    if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
-        image = ImageOps.exif_transpose(image)
-    if image.mode in WHITES:
-        image = _eight_bits(image, WHITES[image.mode])
-    elif image.has_transparency_data:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    if image.mode != "RGB":
-        return image.convert("RGB")
-    return image.copy() if isinstance(image, ImageFile.ImageFile) else image  # lets go of the file
-
-
-def _eight_bits(image: Image.Image, whites: tuple[int, ...]) -> Image.Image:
-    grey = np.nan_to_num(np.asarray(image, dtype=np.float64), posinf=0, neginf=0).clip(0)
-    white = next((white for white in whites if grey.max() <= white), grey.max())
-    return Image.fromarray((grey * (255 / white)).round().astype(np.uint8))
-
-
-def open_image(source: Any) -> Image.Image:
-    """Read an image from nearly anything and return it as RGB.
-
-    Args:
-        source: a PIL image; a path; encoded bytes; `{"bytes": …, "path": …}` as in `datasets`; an array or
-            tensor (H, W), (H, W, C) or (C, H, W) of uint8 or of floats in 0…1, C being 1, 3 or 4. Where both
-            ends could be channels, arrays are read as (H, W, C) and tensors as (C, H, W).
-
-    Raises:
-        ImageError: whatever went wrong: missing, truncated, not an image, too large, wrong shape, …
-    """
-    try:
-        return _read(source)
-    except Exception as error:  # Pillow's decoders raise a dozen unrelated types on damaged files
-        raise ImageError(f"cannot read the image {_describe(source)}: {_reason(error)}") from error
-
-
-def _read(source: Any) -> Image.Image:
-    if isinstance(source, Mapping):
-        source = source.get("path") if source.get("bytes") is None else source["bytes"]
-    if isinstance(source, Image.Image):
-        return to_rgb(source)
-    if isinstance(source, np.ndarray | Tensor):
-        return to_rgb(_from_array(source))
-    if not isinstance(source, str | os.PathLike | bytes | bytearray):
-        raise TypeError("give a PIL image, a path, bytes, an array or a tensor")
-    with Image.open(BytesIO(source) if isinstance(source, bytes | bytearray) else source) as image:
-        return to_rgb(image)
-
-
-def _from_array(source: np.ndarray | Tensor) -> Image.Image:
-    is_array = isinstance(source, np.ndarray)
-    pixels = torch.from_numpy(source.copy()) if is_array else source.detach().cpu()
-    if pixels.ndim == 2:
-        return Image.fromarray(_to_uint8(pixels).numpy())
-    if pixels.ndim != 3:
-        raise ValueError("an image has two or three dimensions")
-    end = next((end for end in ((-1, 0) if is_array else (0, -1)) if pixels.shape[end] in CHANNELS), None)
-    if end is None:
-        raise ValueError("the first or the last dimension must be 1, 3 or 4 channels")
-    pixels = _to_uint8(pixels.movedim(end, -1))
-    return Image.fromarray((pixels[..., 0] if pixels.shape[-1] == 1 else pixels).numpy())
-
-
-def _to_uint8(pixels: Tensor) -> Tensor:
-    if pixels.is_floating_point():
-        low, high = pixels.float().aminmax()
-        if not (low >= -0.001 and high <= 1.001):
-            raise ValueError(f"floats must lie in 0…1, but go from {low:g} to {high:g}; rescale them")
-        pixels = (pixels.float().clamp(0, 1) * 255).round().to(torch.uint8)
-    if pixels.dtype != torch.uint8:
-        raise ValueError(f"numbers must be uint8 or floats in 0…1, but are {pixels.dtype}; convert them")
-    return pixels
-
-
-def _describe(source: Any) -> str:
-    if isinstance(source, Mapping):
-        source = source.get("path") or source.get("bytes")
-    if isinstance(source, str | os.PathLike):
-        return f"'{source}'"
-    if isinstance(source, bytes | bytearray):
-        return f"in {len(source)} bytes"
-    shape = f" of shape {tuple(source.shape)}" if hasattr(source, "shape") else ""
-    return f"given as {type(source).__name__}{shape}"
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, UnidentifiedImageError):
-        return "it is not in an image format that Pillow reads"
-    return " ".join((getattr(error, "strerror", None) or str(error) or type(error).__name__).split())
-
-
-@dataclass
-class ImageSettings:
-    """How a photo becomes pixels; names and meanings are those of timm's data configs.
-
-    Args:
-        height: H of the tensors.
-        width: W of the tensors.
-        mean: per channel, for values in 0…1.
-        std: likewise.
-        interpolation: "nearest", "bilinear", "bicubic" or "lanczos", antialiased.
-        crop_pct: share of each side that is kept.
-        crop_mode: "squash" (stretch), "center" (cut the longer side) or "border" (pad the shorter side with
-            the mean colour). With `crop_pct=1.0`, "squash" and "border" keep the whole photo.
-
-    Raises:
-        ValueError: an unknown crop mode or interpolation, or a number out of range.
-    """
-
-    height: int
-    width: int
-    mean: Sequence[float] = (0.5, 0.5, 0.5)
-    std: Sequence[float] = (0.5, 0.5, 0.5)
-    interpolation: str = "bicubic"
-    crop_pct: float = 1.0
-    crop_mode: str = "squash"
-
-    def __post_init__(self) -> None:
-        self.mean, self.std = tuple(self.mean), tuple(self.std)
-        for name, choices in (("crop_mode", CROPS), ("interpolation", INTERPOLATIONS)):
-            if getattr(self, name) not in choices:
-                raise ValueError(
-                    f"`{name}` must be one of {', '.join(choices)}, but is {getattr(self, name)!r}"
-                )
-        if min(self.height, self.width) < 1:
-            raise ValueError(f"height and width must be at least 1, but are {self.height} and {self.width}")
-        if not 0 < self.crop_pct <= 1:
-            raise ValueError(
-                f"`crop_pct` must lie above 0 and up to 1, but is {self.crop_pct}; 1.0 keeps all"
-            )
-        if len(self.mean) != 3 or len(self.std) != 3 or 0 in self.std:
-            raise ValueError(f"`mean` and `std` need 3 numbers, no std 0, but are {self.mean} and {self.std}")
-
-    @classmethod
-    def for_encoder(cls, image_encoder: Mapping[str, Any]) -> "ImageSettings":
-        """Take the data config of a timm backbone by name, without building it.
-
-        timm's own crop cuts off borders that captions speak about, so the whole photo is kept unless asked.
-
-        Args:
-            image_encoder: as in `CaptionerConfig`: `name`, `image_size` (one number, or height and width;
-                timm's where missing) and optionally `mean`, `std`, `interpolation`, `crop_pct`, `crop_mode`.
-
-        Raises:
-            ValueError: a name that timm does not know.
-        """
-        data = _timm_data_config(image_encoder["name"]) | {"crop_pct": 1.0, "crop_mode": "squash"}
-        height, width = _two(image_encoder.get("image_size") or data.pop("input_size")[1:])
-        keys = ("mean", "std", "interpolation", "crop_pct", "crop_mode")
-        return cls(height, width, **{key: image_encoder.get(key, data[key]) for key in keys})
-
-    def fit(self, image: Image.Image) -> Tensor:
-        """RGB image to uint8 (3, H, W), resized and cropped: all that the encoder will see of it."""
-        pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)  # channels last in memory: 4 times faster
-        return CROPS[self.crop_mode](pixels, self)
-
-    def normalize(self, pixels: Tensor) -> Tensor:
-        """Convert uint8 (…, 3, H, W) to float32 (…, 3, H, W)."""
-        mean, std = (255 * torch.tensor(values).view(-1, 1, 1) for values in (self.mean, self.std))
-        return pixels.float().sub_(mean).div_(std)
-
-
-def _two(size: int | Sequence[int]) -> tuple[int, int]:
-    return (size, size) if isinstance(size, int) else tuple(size)
-
-
-def _timm_data_config(name: str) -> dict[str, Any]:
-    from timm.data import resolve_data_config
-    from timm.models import get_pretrained_cfg, is_model
-
-    scheme, _, folder = name.partition(":")
-    if scheme == "local-dir":
-        return resolve_data_config({}, json.loads(Path(folder, "config.json").read_text())["pretrained_cfg"])
-    if not is_model(name):
-        raise ValueError(f"timm has no model {name!r}; timm.list_models() names them")
-    cfg = get_pretrained_cfg(name)
-    return resolve_data_config({}, cfg.to_dict() if cfg else {"crop_pct": None})
-
-
-def _resize(pixels: Tensor, size: Sequence[int], settings: ImageSettings) -> Tensor:
-    return functional.resize(pixels, list(size), InterpolationMode(settings.interpolation), antialias=True)
-
-
-def _before_crop(settings: ImageSettings) -> tuple[int, int]:
-    return math.floor(settings.height / settings.crop_pct), math.floor(settings.width / settings.crop_pct)
-
-
-def _resize_in_shape(pixels: Tensor, settings: ImageSettings, choose: Callable, to_int: Callable) -> Tensor:
-    sides = pixels.shape[-2:]
-    factor = choose(
-        Fraction(target, side) for target, side in zip(_before_crop(settings), sides, strict=True)
-    )
-    return _resize(pixels, [max(1, to_int(side * factor)) for side in sides], settings)
-
-
-def _squash(pixels: Tensor, settings: ImageSettings) -> Tensor:
-    pixels = _resize(pixels, _before_crop(settings), settings)
-    return functional.center_crop(pixels, [settings.height, settings.width])
-
-
-def _center(pixels: Tensor, settings: ImageSettings) -> Tensor:
-    pixels = _resize_in_shape(pixels, settings, max, math.floor)
-    return functional.center_crop(pixels, [settings.height, settings.width])
-
-
-def _border(pixels: Tensor, settings: ImageSettings) -> Tensor:
-    pixels = _resize_in_shape(pixels, settings, min, round)
-    missing = (max(0, settings.width - pixels.shape[-1]), max(0, settings.height - pixels.shape[-2]))
-    before, after = [side // 2 for side in missing], [(side + 1) // 2 for side in missing]
-    pixels = functional.pad(pixels, before + after, fill=[round(255 * value) for value in settings.mean])
-    return functional.center_crop(pixels, [settings.height, settings.width])
-
-
-CROPS = {"squash": _squash, "center": _center, "border": _border}
-INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos")
 
 
 class CaptionerProcessor(PushToHubMixin):
@@ -523,7 +282,7 @@ class CaptionerProcessor(PushToHubMixin):
             yield "the model has an image encoder; give `image_settings=ImageSettings.for_encoder(…)`"
             return
         ours = (settings.height, settings.width)
-        theirs = _two(encoder.get("image_size") or ours)
+        theirs = two_sides(encoder.get("image_size") or ours)
         if theirs != ours and not encoder.get("dynamic_img_size"):
             yield f"`image_encoder.image_size` is {theirs}, but `image_settings` are {ours}; make them equal"
 
@@ -574,68 +333,9 @@ def _read_state(name: str, subfolder: str, hub_kwargs: dict[str, Any]) -> dict[s
         path = cached_file(name, PROCESSOR_FILE, subfolder=subfolder, **hub_kwargs)
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
-        raise OSError(f"{name!r} is neither a directory nor at hand on the Hub: {_reason(error)}") from error
+        raise OSError(f"{name!r} is neither a directory nor at hand on the Hub: {reason(error)}") from error
     except ValueError as error:
         raise ValueError(f"{path} is not valid JSON: {error}; save the processor again") from error
 
-
-def train_tokenizer(
-    texts: Iterable[str],
-    kind: str = "bpe",
-    vocab_size: int = 8000,
-    min_frequency: int = 2,
-    lowercase: bool = True,
-) -> PreTrainedTokenizerFast:
-    """Train a tokenizer on captions and contexts; ids 0 to 3 are `<pad>`, `<bos>`, `<eos>`, `<unk>`.
-
-    It adds none of them by itself. Text is brought to Unicode's NFC.
-
-    Args:
-        texts: read once.
-        kind: a key of `KINDS`.
-        vocab_size: tokens at most, special ones included.
-        min_frequency: occurrences from which a word or a merge counts.
-        lowercase: fold case.
-
-    Raises:
-        ValueError: an unknown kind, or a vocabulary too small for it.
-    """
-    if kind not in KINDS:
-        raise ValueError(f"`kind` must be one of {', '.join(KINDS)}, but is {kind!r}")
-    special = list(SPECIAL_TOKENS.values())
-    options = {"vocab_size": vocab_size, "min_frequency": min_frequency, "special_tokens": special}
-    tokenizer, trainer = KINDS[kind](options | {"show_progress": False})
-    folding = [normalizers.Lowercase()] if lowercase else []
-    tokenizer.normalizer = normalizers.Sequence([normalizers.NFC(), *folding, normalizers.NFC()])
-    tokenizer.train_from_iterator(texts, trainer)
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **SPECIAL_TOKENS)
-
-
-def _byte_level_bpe(options: dict[str, Any]) -> tuple[Tokenizer, trainers.Trainer]:
-    """Merges of bytes: spells any text."""
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    _need(options["vocab_size"], len(SPECIAL_TOKENS) + len(alphabet), "all bytes")
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
-    tokenizer.decoder = decoders.ByteLevel()
-    return tokenizer, trainers.BpeTrainer(initial_alphabet=alphabet, **options)
-
-
-def _words(options: dict[str, Any]) -> tuple[Tokenizer, trainers.Trainer]:
-    """Whole words and punctuation marks, anything else `<unk>`; decoded with single spaces."""
-    _need(options["vocab_size"], len(SPECIAL_TOKENS) + 1, "a word")
-    tokenizer = Tokenizer(models.WordLevel(unk_token=SPECIAL_TOKENS["unk_token"]))
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    return tokenizer, trainers.WordLevelTrainer(**options)
-
-
-def _need(vocab_size: int, least: int, content: str) -> None:
-    if vocab_size < least:
-        raise ValueError(
-            f"`vocab_size` must be at least {least} to hold special tokens and {content}, but is {vocab_size}"
-        )
-
-
-KINDS = {"bpe": _byte_level_bpe, "word": _words}
 
 AutoProcessor.register(CaptionerConfig, CaptionerProcessor, exist_ok=True)

@@ -34,9 +34,32 @@ COLOURS = {
     "orange": (245, 130, 30),
 }
 SIZES = {"small": (6.0, 7.5), "large": (10.5, 12.5)}  # half the extent, pixels
-NAMES = (
-    "anna bela carl dora emil fred gina hugo ines jack kira luis mona nora otto paul rosa sven tina ugo vera wim yara zoe"
-).split()
+NAMES = [
+    "anna",
+    "bela",
+    "carl",
+    "dora",
+    "emil",
+    "fred",
+    "gina",
+    "hugo",
+    "ines",
+    "jack",
+    "kira",
+    "luis",
+    "mona",
+    "nora",
+    "otto",
+    "paul",
+    "rosa",
+    "sven",
+    "tina",
+    "ugo",
+    "vera",
+    "wim",
+    "yara",
+    "zoe",
+]
 SPLITS = {"train": 0, "validation": 1, "test": 2}
 HELD_OUT = (("red", "triangle"), ("green", "star"), ("blue", "circle"), ("purple", "square"))
 EVALUATION_SCENES = 250  # per level, in validation and in test
@@ -94,7 +117,13 @@ SHAPES: dict[str, Callable[[np.ndarray, np.ndarray, float], np.ndarray]] = {
     "star": _star,
 }  # shape → signed distance in pixels from the outline of a figure of half extent r
 PAIRS = tuple(product(COLOURS, SHAPES))
-VOCABULARY = (*NAMES, *COLOURS, *SHAPES, *SIZES, *"a called in the upper lower left right of above below . is".split())
+VOCABULARY = (
+    *NAMES,
+    *COLOURS,
+    *SHAPES,
+    *SIZES,
+    *["a", "called", "in", "the", "upper", "lower", "left", "right", "of", "above", "below", ".", "is"],
+)
 
 
 @dataclass(frozen=True)

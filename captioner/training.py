@@ -255,10 +255,12 @@ class Keeper:
         )
         scores, metric = evaluation.scores, options.metric_for_best_model
         if metric not in scores:
-            raise SettingsError(f"`training.metric_for_best_model` must be one of {sorted(scores)}, but is {metric!r}")
+            raise SettingsError(
+                f"`training.metric_for_best_model` must be one of {sorted(scores)}, but is {metric!r}"
+            )
         self.log.write(step, scores)
         say(f"step {step}: " + "  ".join(f"{name} {value:.3f}" for name, value in scores.items()))
-        if scores[metric] > self.best.get(metric, -1.0):
+        if scores[metric] >= self.best.get(metric, -1.0):
             self.best = {"step": step, **scores}
             self.save("best")
 

@@ -16,8 +16,9 @@ from transformers import AutoProcessor, AutoTokenizer, BertConfig, BertTokenizer
 from transformers.utils import hub
 
 from captioner import CaptionerConfig, CaptionerProcessor
-from captioner import processor as module
-from captioner.processor import KINDS, ImageError, ImageSettings, open_image, to_rgb, train_tokenizer
+from captioner import images as module
+from captioner.images import ImageError, ImageSettings, open_image, to_rgb
+from captioner.vocabulary import KINDS, train_tokenizer
 
 TEXTS = [
     "A red dog runs.",

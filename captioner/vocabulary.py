@@ -1,0 +1,69 @@
+"""Tokenizers trained on the captions and contexts at hand. Knows nothing about images or models."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast
+
+SPECIAL_TOKENS = {"pad_token": "<pad>", "bos_token": "<bos>", "eos_token": "<eos>", "unk_token": "<unk>"}
+
+
+def train_tokenizer(
+    texts: Iterable[str],
+    kind: str = "bpe",
+    vocab_size: int = 8000,
+    min_frequency: int = 2,
+    lowercase: bool = True,
+) -> PreTrainedTokenizerFast:
+    """Train a tokenizer on captions and contexts; ids 0 to 3 are `<pad>`, `<bos>`, `<eos>`, `<unk>`.
+
+    It adds none of them by itself. Text is brought to Unicode's NFC.
+
+    Args:
+        texts: read once.
+        kind: a key of `KINDS`.
+        vocab_size: tokens at most, special ones included.
+        min_frequency: occurrences from which a word or a merge counts.
+        lowercase: fold case.
+
+    Raises:
+        ValueError: an unknown kind, or a vocabulary too small for it.
+    """
+    if kind not in KINDS:
+        raise ValueError(f"`kind` must be one of {', '.join(KINDS)}, but is {kind!r}")
+    special = list(SPECIAL_TOKENS.values())
+    options = {"vocab_size": vocab_size, "min_frequency": min_frequency, "special_tokens": special}
+    tokenizer, trainer = KINDS[kind](options | {"show_progress": False})
+    folding = [normalizers.Lowercase()] if lowercase else []
+    tokenizer.normalizer = normalizers.Sequence([normalizers.NFC(), *folding, normalizers.NFC()])
+    tokenizer.train_from_iterator(texts, trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **SPECIAL_TOKENS)
+
+
+def _byte_level_bpe(options: dict[str, Any]) -> tuple[Tokenizer, trainers.Trainer]:
+    """Merges of bytes: spells any text."""
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    _need(options["vocab_size"], len(SPECIAL_TOKENS) + len(alphabet), "all bytes")
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    tokenizer.decoder = decoders.ByteLevel()
+    return tokenizer, trainers.BpeTrainer(initial_alphabet=alphabet, **options)
+
+
+def _words(options: dict[str, Any]) -> tuple[Tokenizer, trainers.Trainer]:
+    """Whole words and punctuation marks, anything else `<unk>`; decoded with single spaces."""
+    _need(options["vocab_size"], len(SPECIAL_TOKENS) + 1, "a word")
+    tokenizer = Tokenizer(models.WordLevel(unk_token=SPECIAL_TOKENS["unk_token"]))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    return tokenizer, trainers.WordLevelTrainer(**options)
+
+
+def _need(vocab_size: int, least: int, content: str) -> None:
+    if vocab_size < least:
+        raise ValueError(
+            f"`vocab_size` must be at least {least} to hold special tokens and {content}, but is {vocab_size}"
+        )
+
+
+KINDS = {"bpe": _byte_level_bpe, "word": _words}
