@@ -1,17 +1,22 @@
-"""CIDEr-D, BLEU, ROUGE-L and the tokenizer against pycocoevalcap, on one core: `python benchmarks/metrics.py`.
+"""The metrics and the tokenizer against pycocoevalcap, side by side: `python benchmarks/metrics.py [FILE …]`.
 
-2,000 images with 5 synthetic references of 8 to 13 words and one caption each. Every time is the best of three;
-both sides run in turn in one process. The Java row is left out where there is no Java.
+Speed: 2,000 images with 5 synthetic references of 8 to 13 words and one caption each; every time is the best of
+three and both sides take turns. Agreement: of the tokenizers on random strings and, where Parquet files with a
+column `captions` are given, of tokenizers and scores on those, the last caption of an image against its others.
+What needs Java is left out where there is none.
 """
 
 import contextlib
 import io
 import random
 import shutil
+import string
+import sys
 import time
 from collections.abc import Callable
 from typing import Any
 
+from pyarrow import parquet
 from pycocoevalcap.bleu.bleu import Bleu
 from pycocoevalcap.cider.cider import Cider
 from pycocoevalcap.rouge.rouge import Rouge
@@ -23,6 +28,13 @@ IMAGES = 2000
 REFERENCES = 5
 VOCABULARY = 4000
 ROUNDS = 3
+NASTY = """
+dog it s don n t 's ' ’ n't n’t - / . ... 5 12 1/2 $ % ( ) " a.m. u.s. mr. etc cannot gonna ’s “ ” – — 'll
+d' o'clock : 5:30 pm 1,000 .5 é and & AT&T # @ www.a.com http://a.b/c a@b.com ! ? !! 😀 🐶 3D t-shirt x X A
+'90s ` 10'' _ * <b> </b> &amp; ; :) No. jr. mother-in-law's 20-year-old (555) 123-4567 [ok] {x} it’s don’t
+“so” ‘so’ $5.00 €5 50% ½ ° → ☺ café
+"""
+PIECES = NASTY.split()
 
 
 def captions_of(rng: random.Random) -> list[list[str]]:
@@ -51,9 +63,7 @@ def race(**calls: Callable[[], Any]) -> dict[str, tuple[float, Any]]:
     return {name: min((each[name] for each in rounds), key=lambda pair: pair[0]) for name in calls}
 
 
-def report(
-    title: str, results: dict[str, tuple[float, Any]], captions: int, difference: float | None
-) -> None:
+def report(title: str, results: dict[str, tuple[float, Any]], captions: int, difference: float | None) -> None:
     slowest = next(iter(results.values()))[0]
     print(f"\n{title}")
     for name, (seconds, _) in results.items():
@@ -95,13 +105,57 @@ def compare_others(captions: list[str], references: list[list[str]], theirs: tup
     report("ROUGE-L", results, len(captions), difference)
 
 
+def java_tokens(texts: list[str]) -> list[str]:
+    """What the Java tokenizer makes of each text, with a line between them so that none touches the next."""
+    wrapped = {number: [{"caption": text}, {"caption": "x"}] for number, text in enumerate(texts)}
+    return [captions[0] for captions in PTBTokenizer().tokenize(wrapped).values()]
+
+
 def compare_tokenizers(texts: list[str]) -> None:
-    ours = race(captioner_warm=lambda: [tokenize(text) for text in texts])
+    ours = race(captioner=lambda: [tokenize(text) for text in texts])
     if shutil.which("java"):
-        wrapped = {number: [{"caption": text}] for number, text in enumerate(texts)}
-        java = {"pycocoevalcap_Java": timed(lambda: PTBTokenizer().tokenize(wrapped))}
-        ours = {**java, **ours}
-    report("Tokenizer", ours, len(texts), None)
+        ours = {"pycocoevalcap_Java": timed(lambda: java_tokens(texts)), **ours}
+    report("Tokenizer, words seen before", ours, len(texts), None)
+
+
+def agreement(title: str, texts: list[str]) -> None:
+    equal = sum(tokenize(text) == other for text, other in zip(texts, java_tokens(texts), strict=True))
+    print(f"  {title:38} {equal:,} of {len(texts):,} texts equal ({equal / len(texts):.2%})")
+
+
+def random_texts(rng: random.Random, pieces: list[str], number: int, longest: int) -> list[str]:
+    return ["".join(rng.choices(pieces, k=rng.randint(1, longest))) for _ in range(number)]
+
+
+def compare_tokens(captions: list[list[str]]) -> None:
+    rng = random.Random(1)
+    print("\nAgreement with the Java tokenizer")
+    printable = [sign for sign in string.printable if sign not in string.whitespace] + [" "]
+    agreement("random printable ASCII, 1-8 signs", random_texts(rng, printable, 20_000, 8))
+    agreement("random pieces without spaces, 1-7", random_texts(rng, PIECES, 20_000, 7))
+    spaced = [f"{piece} " for piece in PIECES] + [f"{piece}, " for piece in PIECES]
+    agreement("random pieces with spaces, 1-9", random_texts(rng, spaced, 20_000, 9))
+    if captions:
+        agreement("captions of the files", [caption for image in captions for caption in image])
+
+
+def compare_dataset(captions: list[list[str]]) -> None:
+    """Scores of each image's last caption against its others, by both."""
+    guesses, truths = [image[-1] for image in captions], [image[:-1] for image in captions]
+    tokens = iter(java_tokens([caption for image in captions for caption in image]))
+    tokenised = [[next(tokens) for _ in image] for image in captions]
+    truth = {number: image[:-1] for number, image in enumerate(tokenised)}
+    guess = {number: image[-1:] for number, image in enumerate(tokenised)}
+    with contextlib.redirect_stdout(io.StringIO()):
+        theirs = [*Bleu(4).compute_score(truth, guess)[0]]
+        theirs += [Rouge().compute_score(truth, guess)[0], Cider().compute_score(truth, guess)[0]]
+    print("\nScores of the files")
+    for (name, value), other in zip(score(guesses, truths).items(), theirs, strict=True):
+        print(f"  {name:8} captioner {value:.16f}   pycocoevalcap {other:.16f}   difference {value - other:.1e}")
+
+
+def read(paths: list[str]) -> list[list[str]]:
+    return [image for path in paths for image in parquet.read_table(path)["captions"].to_pylist()]
 
 
 def main() -> None:
@@ -109,13 +163,16 @@ def main() -> None:
     captions = [image[0] for image in images]
     references = [image[1:] for image in images]
     theirs = (dict(enumerate(references)), {number: [caption] for number, caption in enumerate(captions)})
-    print(
-        f"{IMAGES} images, {REFERENCES} references each, captions of 8 to 13 words, one core, best of {ROUNDS}"
-    )
+    print(f"{IMAGES} images, {REFERENCES} references each, captions of 8 to 13 words, best of {ROUNDS}")
     compare_cider(captions, references, theirs)
     compare_others(captions, references, theirs)
     compare_tokenizers([caption for image in images for caption in image])
     report("All together", race(captioner=lambda: score(captions, references)), len(captions), None)
+    if shutil.which("java"):
+        files = read(sys.argv[1:])
+        compare_tokens(files)
+        if files:
+            compare_dataset(files)
 
 
 if __name__ == "__main__":

@@ -117,9 +117,7 @@ def _pretrained(auto: type, name: str) -> Any:
 
 
 def _configuration(model: ModelSettings, vocabulary: int, context_vocabulary: int) -> CaptionerConfig:
-    image = (
-        {k: v for k, v in model.image_encoder.items() if k != "pretrained"} if model.image_encoder else None
-    )
+    image = {k: v for k, v in model.image_encoder.items() if k != "pretrained"} if model.image_encoder else None
     context = model.context_encoder
     if isinstance(context, str):
         context = _pretrained(AutoConfig, context)
@@ -169,9 +167,7 @@ def _load_timm(backbone: nn.Module, image_encoder: dict[str, Any]) -> None:
     options = {k: v for k, v in image_encoder.items() if k != "pretrained"}
     if isinstance(pretrained, str):
         if not Path(pretrained).is_file():
-            raise AdoptError(
-                f"`image_encoder.pretrained` is {pretrained!r}, which is no file; give one, true or false"
-            )
+            raise AdoptError(f"`image_encoder.pretrained` is {pretrained!r}, which is no file; give one, true or false")
         options["pretrained_cfg_overlay"] = {"file": pretrained}
     try:
         source = build_backbone(options, pretrained=True)
@@ -237,6 +233,4 @@ def _linear(name: str, weight: Tensor, bias: Tensor) -> dict[str, Tensor]:
     return {f"{name}.weight": weight, f"{name}.bias": bias}
 
 
-FAMILIES = {
-    "gpt2": (_gpt2_configuration, _gpt2_weights)
-}  # model type → how to translate its shape, its weights
+FAMILIES = {"gpt2": (_gpt2_configuration, _gpt2_weights)}  # model type → how to translate its shape, its weights

@@ -71,10 +71,6 @@ def eager_attention(
     return (F.dropout(weights, dropout, module.training) @ value).transpose(1, 2), weights
 
 
-def _same(mask: Tensor, query: Tensor) -> Tensor:
-    return mask
-
-
 def _additive(mask: Tensor, query: Tensor) -> Tensor:
     """The form that flex attention takes: a number to add, one row per query; (B, 1, Q, S)."""
     added = torch.zeros_like(mask, dtype=query.dtype).masked_fill(~mask, torch.finfo(query.dtype).min)
@@ -84,8 +80,8 @@ def _additive(mask: Tensor, query: Tensor) -> Tensor:
 # Backend → what serves cross-attention there, and the form of its mask. transformers' flash path un-pads queries by
 # the mask of the keys, which is wrong where the two differ in length, so SDPA (with its own flash kernels) steps in.
 CROSS_BACKENDS = {
-    "eager": ("eager", _same),
-    "sdpa": ("sdpa", _same),
+    "eager": ("eager", lambda mask, query: mask),
+    "sdpa": ("sdpa", lambda mask, query: mask),
     "flex_attention": ("flex_attention", _additive),
 }
 
@@ -118,9 +114,7 @@ class Attention(nn.Module):
         """States (B, S, D_m) → keys and values (B, H, S, d)."""
         return self.heads(self.key(states)), self.heads(self.value(states))
 
-    def attend(
-        self, backend: str, query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None
-    ) -> Tensor:
+    def attend(self, backend: str, query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
         """Scores scaled by 1/√d, mask, softmax, sum: (N, H, T, ·) each → (N, T, H, ·)."""
         function = ALL_ATTENTION_FUNCTIONS.get_interface(backend, eager_attention)
         return function(self, query, keys, values, mask, dropout=0.0, scaling=self.head_width**-0.5)[0]
@@ -286,12 +280,8 @@ class Hierarchical(Separate):
         names = self.present(memory)
         results = torch.stack([self.branch(name, h, memory, cache) for name in names], dim=2)  # (N, T, M, D)
         there = torch.stack([memory.masks[name].any(dim=-1) for name in names], dim=-1)  # (B, M)
-        each_position = there.repeat_interleave(
-            results[..., 0, 0].numel() // there.shape[0], dim=0
-        )  # (N·T, M)
-        fused = self.over_modalities(
-            h.reshape(-1, 1, h.shape[-1]), results.flatten(0, 1), each_position, None
-        )
+        each_position = there.repeat_interleave(results[..., 0, 0].numel() // there.shape[0], dim=0)  # (N·T, M)
+        fused = self.over_modalities(h.reshape(-1, 1, h.shape[-1]), results.flatten(0, 1), each_position, None)
         return fused.reshape(h.shape)
 
 
@@ -309,9 +299,7 @@ class Gated(Separate):
     def forward(self, x: Tensor, memory: Memory, cache: EncoderDecoderCache | None = None) -> Tensor:
         """x (N, T, D) → (N, T, D)."""
         for name in self.present(memory):
-            x = self.residuals[name](
-                x, lambda h, name=name: self.gates[name](self.branch(name, h, memory, cache))
-            )
+            x = self.residuals[name](x, lambda h, name=name: self.gates[name](self.branch(name, h, memory, cache)))
         return x
 
 

@@ -56,9 +56,7 @@ def find_images(paths: Sequence[str], recursive: bool = False) -> list[str]:
     for path in map(Path, paths):
         if path.is_dir():
             inside = path.rglob("*") if recursive else path.iterdir()
-            found += sorted(
-                str(file) for file in inside if file.suffix.lower() in SUFFIXES and file.is_file()
-            )
+            found += sorted(str(file) for file in inside if file.suffix.lower() in SUFFIXES and file.is_file())
         elif path.exists():
             found.append(str(path))
         else:
@@ -109,9 +107,7 @@ class Captioning:
         if "image" not in modalities:
             raise CaptioningError(f"this captioner reads {modalities} only; it cannot caption images")
         if self.context and "context" not in modalities:
-            raise CaptioningError(
-                "`--context` was given, but this captioner has no context encoder; leave it out"
-            )
+            raise CaptioningError("`--context` was given, but this captioner has no context encoder; leave it out")
 
     def run(self, paths: Sequence[str]) -> Iterator[dict[str, Any]]:
         """Records in the order of the paths: `image` and `caption` (or `captions`, when several), or `error`."""
@@ -122,9 +118,7 @@ class Captioning:
             collate_fn=list,
         )
         for pairs in loader:
-            captions = iter(
-                self._caption([pixels for _, pixels in pairs if isinstance(pixels, torch.Tensor)])
-            )
+            captions = iter(self._caption([pixels for _, pixels in pairs if isinstance(pixels, torch.Tensor)]))
             for path, pixels in pairs:
                 good = isinstance(pixels, torch.Tensor)
                 yield {"image": path, **(next(captions) if good else {"error": pixels})}
@@ -138,9 +132,7 @@ class Captioning:
         if self.context:
             batch |= self.processor(context=[self.context] * len(images))
         batch = {name: value.to(self.model.device) for name, value in batch.items()}
-        texts = self.processor.batch_decode(
-            self.model.generate(**batch, **generation_options(self.generation))
-        )
+        texts = self.processor.batch_decode(self.model.generate(**batch, **generation_options(self.generation)))
         count = self.generation.num_return_sequences
         groups = [texts[i : i + count] for i in range(0, len(texts), count)]
         return [{"caption": own[0]} if count == 1 else {"caption": own[0], "captions": own} for own in groups]

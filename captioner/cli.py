@@ -23,20 +23,12 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-ModelOption = Annotated[
-    str, typer.Option("--model", "-m", help="A shipped name, a directory or a Hub repository.")
-]
-BeamsOption = Annotated[
-    int, typer.Option("--beams", "--num-beams", min=1, help="Beams of the search; 1 is greedy.")
-]
+ModelOption = Annotated[str, typer.Option("--model", "-m", help="A shipped name, a directory or a Hub repository.")]
+BeamsOption = Annotated[int, typer.Option("--beams", "--num-beams", min=1, help="Beams of the search; 1 is greedy.")]
 BatchOption = Annotated[int, typer.Option("--batch-size", min=1, help="Images at a time.")]
 WorkersOption = Annotated[int, typer.Option("--num-workers", min=0, help="Processes that decode images.")]
-OutputOption = Annotated[
-    Path | None, typer.Option("--output", "-o", help="JSONL file; without it, the terminal.")
-]
-Overrides = Annotated[
-    list[str] | None, typer.Argument(metavar="[KEY=VALUE]…", help="Settings, as section.key=value.")
-]
+OutputOption = Annotated[Path | None, typer.Option("--output", "-o", help="JSONL file; without it, the terminal.")]
+Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]…", help="Settings, as section.key=value.")]
 
 
 def teaching(command: Callable) -> Callable:
@@ -67,9 +59,7 @@ def demo(
         "captioner-demo.html"
     ),
     scenes: Annotated[int, typer.Option(min=1, help="Unseen scenes per level and row of the table.")] = 200,
-    steps: Annotated[
-        int | None, typer.Option(min=1, help="Steps of the live training; default: two minutes.")
-    ] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Steps of the live training; default: two minutes.")] = None,
 ) -> None:
     """Show it all, offline: what the shipped captioners see and read, a training while you watch, a page to keep."""
     from .demo import run_demo
@@ -87,7 +77,11 @@ def train(
 ) -> None:
     """Train a captioner from a YAML config and `section.key=value` overrides."""
     settings = _run_settings(config, overrides, config_option)
+    import transformers
+
     from .training import train as run
+
+    transformers.utils.logging.disable_progress_bar()
 
     best = run(settings)
     say(f"best step {best['step']}: {format_scores(best)}; saved in {settings.training.output_dir}/best")
@@ -103,9 +97,7 @@ def train_main() -> None:
 @app.command()
 @teaching
 def caption(
-    paths: Annotated[
-        list[str], typer.Argument(metavar="IMAGE|FOLDER…", help="Images, and folders of images.")
-    ],
+    paths: Annotated[list[str], typer.Argument(metavar="IMAGE|FOLDER…", help="Images, and folders of images.")],
     model: ModelOption,
     context: Annotated[str | None, typer.Option(help="Text to read beside every image.")] = None,
     beams: BeamsOption = 3,
@@ -114,9 +106,7 @@ def caption(
     ] = 1,
     max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", "--max-length", min=1)] = 30,
     output: OutputOption = None,
-    recursive: Annotated[
-        bool, typer.Option("--recursive", "-r", help="Look into folders of folders.")
-    ] = False,
+    recursive: Annotated[bool, typer.Option("--recursive", "-r", help="Look into folders of folders.")] = False,
     batch_size: BatchOption = 16,
     num_workers: WorkersOption = 2,
 ) -> None:
@@ -130,9 +120,7 @@ def caption(
         )
     writable(output)
     files = find_images(paths, recursive)
-    generation = GenerationSettings(
-        num_beams=beams, max_new_tokens=max_new_tokens, num_return_sequences=captions
-    )
+    generation = GenerationSettings(num_beams=beams, max_new_tokens=max_new_tokens, num_return_sequences=captions)
     from .adopt import load
 
     work = Captioning(*load(model), generation, context, batch_size, num_workers)
@@ -197,9 +185,7 @@ def _run_settings(config: str | None, overrides: list[str] | None, option: str |
     words = [word for word in (config, *(overrides or [])) if word is not None]
     files = [word for word in words if "=" not in word] + ([option] if option else [])
     if len(files) != 1:
-        raise SettingsError(
-            f"give one YAML config, then section.key=value overrides; got {files or 'no config'}"
-        )
+        raise SettingsError(f"give one YAML config, then section.key=value overrides; got {files or 'no config'}")
     return load_settings(files[0], [word for word in words if "=" in word])
 
 

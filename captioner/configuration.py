@@ -133,9 +133,7 @@ class CaptionerConfig(PreTrainedConfig):
                 f"`image_encoder` must have the key 'name' (a timm model), but has {sorted(self.image_encoder)}"
             )
         if sorted(self.modality_order) != sorted(given):
-            raise ValueError(
-                f"`modality_order` must list each of {sorted(given)} once, but is {self.modality_order}"
-            )
+            raise ValueError(f"`modality_order` must list each of {sorted(given)} once, but is {self.modality_order}")
 
     @property
     def modalities(self) -> list[str]:

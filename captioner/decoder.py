@@ -115,6 +115,4 @@ def _norm(config: DecoderConfig) -> nn.LayerNorm:
 
 def _head_transform(config: DecoderConfig) -> nn.Sequential:
     """Dense, activation, norm: what BERT-like models put before the vocabulary head."""
-    return nn.Sequential(
-        nn.Linear(config.hidden_size, config.hidden_size), ACT2FN[config.activation], _norm(config)
-    )
+    return nn.Sequential(nn.Linear(config.hidden_size, config.hidden_size), ACT2FN[config.activation], _norm(config))

@@ -41,9 +41,7 @@ class ConvolutionalStem(nn.Sequential):
 
 
 STEMS = {"convolutional": ConvolutionalStem}
-POSITION_STD = (
-    0.5  # beside a stem's strong features, ViT's own 0.02 leaves a captioner blind to where things are
-)
+POSITION_STD = 0.5  # beside a stem's strong features, ViT's own 0.02 leaves a captioner blind to where things are
 
 
 def build_backbone(image_encoder: dict[str, Any], pretrained: bool = False) -> nn.Module:
@@ -67,9 +65,7 @@ def build_backbone(image_encoder: dict[str, Any], pretrained: bool = False) -> n
     try:
         backbone = timm.create_model(name, pretrained=pretrained, num_classes=0, global_pool="", **options)
     except TypeError as error:
-        raise ValueError(
-            f"the timm model {name!r} does not take one of {sorted(options)}: {error}"
-        ) from error
+        raise ValueError(f"the timm model {name!r} does not take one of {sorted(options)}: {error}") from error
     if stem is not None:
         nn.init.normal_(backbone.pos_embed, std=POSITION_STD)
     return backbone
@@ -186,11 +182,7 @@ class Encoders(nn.Module):
             states["image"] = self.projections["image"](self.image(pixel_values))
             masks["image"] = _rows(image_mask, states["image"])
         if context_input_ids is not None:
-            mask = (
-                torch.ones_like(context_input_ids)
-                if context_attention_mask is None
-                else context_attention_mask
-            )
+            mask = torch.ones_like(context_input_ids) if context_attention_mask is None else context_attention_mask
             states["context"] = self.projections["context"](self.context(context_input_ids, mask))
             masks["context"] = mask.bool()
         present = [name for name in self.order if name in states]

@@ -159,15 +159,11 @@ class ImageSettings:
         self.mean, self.std = tuple(self.mean), tuple(self.std)
         for name, choices in (("crop_mode", CROPS), ("interpolation", INTERPOLATIONS)):
             if getattr(self, name) not in choices:
-                raise ValueError(
-                    f"`{name}` must be one of {', '.join(choices)}, but is {getattr(self, name)!r}"
-                )
+                raise ValueError(f"`{name}` must be one of {', '.join(choices)}, but is {getattr(self, name)!r}")
         if min(self.height, self.width) < 1:
             raise ValueError(f"height and width must be at least 1, but are {self.height} and {self.width}")
         if not 0 < self.crop_pct <= 1:
-            raise ValueError(
-                f"`crop_pct` must lie above 0 and up to 1, but is {self.crop_pct}; 1.0 keeps all"
-            )
+            raise ValueError(f"`crop_pct` must lie above 0 and up to 1, but is {self.crop_pct}; 1.0 keeps all")
         if len(self.mean) != 3 or len(self.std) != 3 or 0 in self.std:
             raise ValueError(f"`mean` and `std` need 3 numbers, no std 0, but are {self.mean} and {self.std}")
 
@@ -228,9 +224,7 @@ def _before_crop(settings: ImageSettings) -> tuple[int, int]:
 
 def _resize_in_shape(pixels: Tensor, settings: ImageSettings, choose: Callable, to_int: Callable) -> Tensor:
     sides = pixels.shape[-2:]
-    factor = choose(
-        Fraction(target, side) for target, side in zip(_before_crop(settings), sides, strict=True)
-    )
+    factor = choose(Fraction(target, side) for target, side in zip(_before_crop(settings), sides, strict=True))
     return _resize(pixels, [max(1, to_int(side * factor)) for side in sides], settings)
 
 

@@ -40,9 +40,7 @@ class Captioner(PreTrainedModel, GenerationMixin):
         config.decoder._attn_implementation = config._attn_implementation
         self.encoder = Encoders(config)
         self.decoder = Decoder(config, self.encoder.widths)
-        self.lm_head = nn.Linear(
-            config.decoder.hidden_size, config.decoder.vocab_size, bias=config.decoder.head_bias
-        )
+        self.lm_head = nn.Linear(config.decoder.hidden_size, config.decoder.vocab_size, bias=config.decoder.head_bias)
         if self.encoder.image is not None:
             for parameter in self.encoder.image.parameters():
                 parameter._is_hf_initialized = True
@@ -140,9 +138,7 @@ class Captioner(PreTrainedModel, GenerationMixin):
             memory = self.encode(pixel_values, image_mask, context_input_ids, context_attention_mask)
         if decoder_input_ids is None:
             decoder_input_ids = self._shift_right(labels)
-        output = self.decode(
-            decoder_input_ids, memory, decoder_attention_mask, cache, bool(use_cache), logits_to_keep
-        )
+        output = self.decode(decoder_input_ids, memory, decoder_attention_mask, cache, bool(use_cache), logits_to_keep)
         if labels is not None:
             output.loss = F.cross_entropy(output.logits.flatten(0, 1).float(), labels.flatten())
         output.encoder_last_hidden_state = memory.last_hidden_state
@@ -179,9 +175,7 @@ class Captioner(PreTrainedModel, GenerationMixin):
     ) -> tuple[Tensor, dict[str, Any]]:
         """Repeat the decoder's rows per beam or sample; the memory keeps its B rows."""
         memory = model_kwargs.pop("encoder_outputs")
-        input_ids, model_kwargs = super()._expand_inputs_for_generation(
-            expand_size, False, input_ids, **model_kwargs
-        )
+        input_ids, model_kwargs = super()._expand_inputs_for_generation(expand_size, False, input_ids, **model_kwargs)
         return input_ids, {**model_kwargs, "encoder_outputs": memory}
 
     def _prepare_cache_for_generation(

@@ -102,9 +102,7 @@ class CaptionerProcessor(PushToHubMixin):
                 "several captions of one image go in a list of their own"
             )
         makers = {"images": self._images, "context": self._contexts, "captions": self._captions}
-        tensors = {
-            key: value for name, values in given.items() for key, value in makers[name](values).items()
-        }
+        tensors = {key: value for name, values in given.items() for key, value in makers[name](values).items()}
         return BatchFeature(tensors, tensor_type=return_tensors)
 
     def _images(self, images: list[Any]) -> dict[str, Tensor]:
@@ -112,9 +110,7 @@ class CaptionerProcessor(PushToHubMixin):
         settings = self.image_settings
         if settings is None:
             if mask.any():
-                raise ValueError(
-                    "this processor has no `image_settings`, so it takes no images; leave them out"
-                )
+                raise ValueError("this processor has no `image_settings`, so it takes no images; leave them out")
             return {}
         pixels = torch.zeros(len(images), 3, settings.height, settings.width, dtype=torch.uint8)
         for row, image in zip(pixels, images, strict=True):
@@ -131,9 +127,7 @@ class CaptionerProcessor(PushToHubMixin):
         there = [i for i, text in enumerate(contexts) if text and text.strip()]
         if there:
             encoded = tokenizer([contexts[i] for i in there], return_special_tokens_mask=True, verbose=False)
-            for i, ids, special in zip(
-                there, encoded["input_ids"], encoded["special_tokens_mask"], strict=True
-            ):
+            for i, ids, special in zip(there, encoded["input_ids"], encoded["special_tokens_mask"], strict=True):
                 rows[i] = self._shorten(ids, special)
         ids, mask = _pad(rows, _first(tokenizer.pad_token_id, tokenizer.eos_token_id, 0))
         return {"context_input_ids": ids, "context_attention_mask": mask}
@@ -150,9 +144,7 @@ class CaptionerProcessor(PushToHubMixin):
         groups = [_as_list(row) for row in captions]
         sizes = [len(group) for group in groups]
         if len(set(sizes)) > 1 or 0 in sizes:
-            raise ValueError(
-                f"every image needs the same number of captions, at least 1, but they have {sizes}"
-            )
+            raise ValueError(f"every image needs the same number of captions, at least 1, but they have {sizes}")
         texts = [text for group in groups for text in group]
         wrong = next((text for text in texts if not isinstance(text, str)), None)
         if wrong is not None or None in texts:
@@ -226,9 +218,7 @@ class CaptionerProcessor(PushToHubMixin):
         def tokenizer(*folders: str) -> AnyTokenizer:
             # With a config given, the model's config.json in the same place is not asked for a class.
             place = "/".join(folder for folder in folders if folder)
-            return AutoTokenizer.from_pretrained(
-                name, config=PreTrainedConfig(), subfolder=place, **hub_kwargs
-            )
+            return AutoTokenizer.from_pretrained(name, config=PreTrainedConfig(), subfolder=place, **hub_kwargs)
 
         settings, folder = state.pop("image_settings"), state.pop("context_tokenizer")
         return cls(
@@ -291,9 +281,7 @@ class CaptionerProcessor(PushToHubMixin):
         if encoder is None:
             return
         needed = 1 + max((self.context_tokenizer or self.tokenizer).get_vocab().values())
-        yield from _too_small(
-            "context_encoder.vocab_size", encoder.vocab_size, needed, "the context tokenizer"
-        )
+        yield from _too_small("context_encoder.vocab_size", encoder.vocab_size, needed, "the context tokenizer")
         positions = getattr(encoder, "max_position_embeddings", None) or self.max_context_length
         key = "context_encoder.max_position_embeddings"
         yield from _too_small(key, positions, self.max_context_length, "`max_context_length`")

@@ -63,9 +63,7 @@ def bars() -> Iterator[Progress]:
 def progress(items: Iterable[T], description: str, total: int | None = None) -> Iterator[T]:
     """Yield the items, counting them on a bar."""
     with bars() as shown:
-        yield from shown.track(
-            items, total=total if total is not None else _length(items), description=description
-        )
+        yield from shown.track(items, total=total if total is not None else _length(items), description=description)
 
 
 def _length(items: Iterable) -> int | None:

@@ -260,7 +260,8 @@ class Scenes:
         unknown = [level for level in levels if level not in LEVELS]
         if unknown or split not in SPLITS:
             raise ValueError(
-                f"scenes have the splits {list(SPLITS)} and the levels {list(LEVELS)}, but {split!r} with {levels} was asked for"
+                f"scenes have the splits {list(SPLITS)} and the levels {list(LEVELS)}, but {split!r} with {levels} "
+                "was asked for"
             )
         self.split, self.levels, self.count, self.seed = split, levels, count, seed
         self.texts = [{"captions": list(VOCABULARY), "context": None}]  # what a tokenizer is trained on

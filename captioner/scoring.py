@@ -55,7 +55,5 @@ def _entry(path: Path, number: int, line: str, key: str, kind: type) -> tuple[st
     except json.JSONDecodeError as error:
         raise ScoringError(f"{path}, line {number} is not JSON: {error}") from error
     if not isinstance(entry, dict) or "id" not in entry or not isinstance(entry.get(key), kind):
-        raise ScoringError(
-            f"{path}, line {number} must be an object with `id` and `{key}` (a {kind.__name__})"
-        )
+        raise ScoringError(f"{path}, line {number} must be an object with `id` and `{key}` (a {kind.__name__})")
     return str(entry["id"]), entry[key]

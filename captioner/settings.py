@@ -26,19 +26,13 @@ class Section(BaseModel):
 class ModelSettings(Section):
     """What to build: parts from scratch (dicts), from pretrained weights (names), or a whole checkpoint."""
 
-    image_encoder: dict[str, Any] | None = (
-        None  # {"name": timm model, "image_size": …, "pretrained": true|false|file}
-    )
-    context_encoder: dict[str, Any] | str | None = (
-        None  # transformers config, or a pretrained name or directory
-    )
+    image_encoder: dict[str, Any] | None = None  # {"name": timm model, "image_size": …, "pretrained": true|false|file}
+    context_encoder: dict[str, Any] | str | None = None  # transformers config, or a pretrained name or directory
     decoder: dict[str, Any] | str = Field(default_factory=dict)  # DecoderConfig, or a pretrained GPT-2
     conditioning: Literal["concatenated", "separate"] = "concatenated"
     fusion: Literal["serial", "parallel", "hierarchical", "gated", "joint"] | None = None
     modality_order: list[str] = ["image", "context"]
-    dropout: float | None = Field(
-        default=None, ge=0, lt=1
-    )  # of decoder and context encoder; null keeps theirs
+    dropout: float | None = Field(default=None, ge=0, lt=1)  # of decoder and context encoder; null keeps theirs
     init_from: str | None = None  # a captioner to start from; the keys above are then ignored
 
 
@@ -151,15 +145,11 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         tree = yaml.safe_load(path.read_text()) or {}
     except OSError as error:
-        raise SettingsError(
-            f"cannot read the config {path}: {error.strerror}; give the path of a YAML file"
-        ) from error
+        raise SettingsError(f"cannot read the config {path}: {error.strerror}; give the path of a YAML file") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise SettingsError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(tree, dict):
-        raise SettingsError(
-            f"{path} must hold the sections {', '.join(Settings.model_fields)}, but holds {tree!r}"
-        )
+        raise SettingsError(f"{path} must hold the sections {', '.join(Settings.model_fields)}, but holds {tree!r}")
     return tree
 
 

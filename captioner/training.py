@@ -54,17 +54,16 @@ def train(settings: Settings) -> dict[str, float]:
     model, processor = assemble(settings.model, settings.data, lambda: _texts(samples))
     if options.gradient_checkpointing:
         model.gradient_checkpointing_enable()
-    loader = _loader(settings, CaptionDataset(samples), processor, model)
-    optimizer = torch.optim.AdamW(
-        parameter_groups(model, options), betas=(options.adam_beta1, options.adam_beta2)
-    )
+    dataset = CaptionDataset(samples)
+    loader = _loader(settings, dataset, processor, model)
+    optimizer = torch.optim.AdamW(parameter_groups(model, options), betas=(options.adam_beta1, options.adam_beta2))
     schedule = _schedule(optimizer, options)
     wrapped, optimizer, loader = accelerator.prepare(model, optimizer, loader)
     log = RunLog(settings, accelerator)
     keeper = Keeper(settings, accelerator, model, processor, log)
     set_seed(options.seed, device_specific=True)
 
-    steps = islice(_steps(loader, options.gradient_accumulation_steps), options.max_steps)
+    steps = islice(_steps(loader, dataset, options.gradient_accumulation_steps), options.max_steps)
     for step, micro_batches in enumerate(progress(steps, "training", total=options.max_steps), start=1):
         wrapped.train()
         loss = backward(accelerator, wrapped, micro_batches, options.label_smoothing_factor)
@@ -100,9 +99,7 @@ def _texts(samples: Any) -> Iterator[str]:
             yield row["context"]
 
 
-def _loader(
-    settings: Settings, samples: CaptionDataset, processor: CaptionerProcessor, model: Captioner
-) -> DataLoader:
+def _loader(settings: Settings, samples: CaptionDataset, processor: CaptionerProcessor, model: Captioner) -> DataLoader:
     data, options = settings.data, settings.training
     if len(samples) < options.per_device_train_batch_size:
         raise SettingsError(
@@ -116,9 +113,7 @@ def _loader(
         drop_last=True,
         num_workers=options.dataloader_num_workers,
         persistent_workers=options.dataloader_num_workers > 0,
-        collate_fn=Collator(
-            processor, data.captions_per_image, data.augment, options.seed, model.config.modalities
-        ),
+        collate_fn=Collator(processor, data.captions_per_image, data.augment, options.seed, model.config.modalities),
     )
 
 
@@ -149,12 +144,13 @@ def _schedule(optimizer: torch.optim.Optimizer, options: TrainingSettings) -> An
     return get_scheduler(options.lr_scheduler_type, optimizer, options.warmup_steps, options.max_steps)
 
 
-def _steps(loader: DataLoader, accumulation: int) -> Iterator[list[dict[str, Tensor]]]:
+def _steps(loader: DataLoader, dataset: CaptionDataset, accumulation: int) -> Iterator[list[dict[str, Tensor]]]:
     """The micro-batches of one optimiser step after the other, epoch after epoch."""
 
     def batches() -> Iterator[dict[str, Tensor]]:
         for epoch in count():
-            loader.set_epoch(epoch)
+            loader.set_epoch(epoch)  # the order
+            dataset.set_epoch(epoch)  # captions and crops; Accelerate forwards it only on a single process
             yield from loader
 
     stream = batches()
@@ -255,9 +251,7 @@ class Keeper:
         )
         scores, metric = evaluation.scores, options.metric_for_best_model
         if metric not in scores:
-            raise SettingsError(
-                f"`training.metric_for_best_model` must be one of {sorted(scores)}, but is {metric!r}"
-            )
+            raise SettingsError(f"`training.metric_for_best_model` must be one of {sorted(scores)}, but is {metric!r}")
         self.log.write(step, scores)
         say(f"step {step}: " + "  ".join(f"{name} {value:.3f}" for name, value in scores.items()))
         if scores[metric] >= self.best.get(metric, -1.0):

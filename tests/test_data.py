@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from captioner import data
+from captioner import sources
 from captioner.data import DataError, load_split
 from captioner.settings import DataSettings
 
@@ -165,7 +165,7 @@ def test_a_hub_name_reaches_the_hub(tmp_path, monkeypatch):
         raise ConnectionError("no\nnetwork")
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(data, "load_dataset_builder", builder)
+    monkeypatch.setattr(sources, "load_dataset_builder", builder)
     message = refusal("datasets", "owner/set")
     assert asked == ["owner/set"]
     assert re.search(
@@ -173,6 +173,13 @@ def test_a_hub_name_reaches_the_hub(tmp_path, monkeypatch):
         message,
     )
     assert message.endswith(": no network")
+
+
+def test_what_the_hub_answers_is_read_like_a_folder(tmp_path, monkeypatch):
+    columns = {"image": [encoded(tmp_path, "a.png")], "caption": ["a dog"]}
+    folder = repository(tmp_path / "set", {"train": columns})
+    monkeypatch.setattr(sources, "load_dataset_builder", lambda path: datasets.load_dataset_builder(str(folder)))
+    assert table(load_split(DataSettings(path="owner/set"), "train")) == {"a.png": ["a dog"]}
 
 
 # Splits
@@ -213,10 +220,9 @@ def test_names_of_the_validation_split_stand_for_each_other(tmp_path):
     folder = repository(tmp_path / "set", {"train": columns, "validation": columns})
     assert len(load("datasets", folder, "val")) == 1
     assert refusal("datasets", folder, "test") == (
-        f"{folder} has no split 'test' but train, validation; "
-        "set `data.train_split` or `data.validation_split`"
+        f"{folder} has no split 'test' but train, validation; set `data.train_split` or `data.validation_split`"
     )
-    assert len(load("datasets", folder, "all")) == 2
+    assert table(load("datasets", folder, "all")) == {"a.png": ["a", "a"]}
 
 
 def test_scenes_are_handed_over():
@@ -254,9 +260,7 @@ def test_coco_takes_one_file_per_split_and_a_context_from_the_image_entry(tmp_pa
     keys = {"annotations": annotations, "context_column": "title"}
     assert load("coco", tmp_path, "validation", **keys)[0]["context"] == "night"
     assert load("coco", tmp_path, "train", **keys)[0]["captions"] == ["a"]
-    assert "`data.annotations` has no split 'test' but train, val" in refusal(
-        "coco", tmp_path, "test", **keys
-    )
+    assert "`data.annotations` has no split 'test' but train, val" in refusal("coco", tmp_path, "test", **keys)
     keys["context_column"] = "tags"
     assert "no column 'tags' but id, file_name, title" in refusal("coco", tmp_path, **keys)
 
@@ -357,10 +361,7 @@ def test_csv_cells_are_text_whatever_they_look_like(tmp_path):
 
 def test_one_image_with_two_contexts_is_two_samples(tmp_path):
     photos(tmp_path, "a.png")
-    rows = [
-        {"path": "a.png", "question": q, "caption": c}
-        for q, c in [("who?", "me"), ("how?", "so"), ("who?", "I")]
-    ]
+    rows = [{"path": "a.png", "question": q, "caption": c} for q, c in [("who?", "me"), ("how?", "so"), ("who?", "I")]]
     write(tmp_path / "vqa.jsonl", "\n".join(map(json.dumps, rows)))
     samples = load("table", tmp_path, context_column="question")
     assert [(s["context"], s["captions"], s["id"]) for s in samples] == [
@@ -406,9 +407,13 @@ def test_a_blank_image_cell_is_an_absent_image(tmp_path):
 
 def test_broken_tables_and_other_files_are_refused(tmp_path):
     file = write(tmp_path / "t.csv", "image,caption\na.png,one, two\n")
-    message = refusal("table", tmp_path)
-    assert message.startswith(f"{file} is not a table: ")
-    assert message.endswith("quote cells with commas")
+    assert refusal("table", tmp_path) == (
+        f"{file}: line 2 has 3 cells below a header of 2; quote cells that contain ',' or line ends"
+    )
+    broken = write(tmp_path / "t.jsonl", "{")
+    message = refusal("table", broken)
+    assert message.startswith(f"{broken} cannot be read as .jsonl: ")
+    assert message.endswith("; repair or convert it")
     other = write(tmp_path / "t.xlsx", "")
     assert refusal("table", other) == (
         f"a table must be a .csv, .tsv, .jsonl, .parquet file, but is {other}; convert it"
@@ -465,9 +470,7 @@ def test_flickr8k_without_captions_says_what_lines_should_be(tmp_path):
 
 @pytest.mark.parametrize("source", [*data.SOURCES])
 def test_a_path_must_be_set_and_exist(tmp_path, source):
-    assert refusal(source, None) == (
-        f"`data.path` is not set; give the folder or file of the source {source!r}"
-    )
+    assert refusal(source, None) == (f"`data.path` is not set; give the folder or file of the source {source!r}")
     photos(tmp_path, "right/a.png", "other.png")
     assert refusal(source, tmp_path / "wrong" / "folder") == (
         f"`data.path` {tmp_path / 'wrong' / 'folder'} does not exist; in {tmp_path} there is other.png, right"
@@ -490,9 +493,7 @@ def test_a_column_that_holds_something_else_is_refused(tmp_path):
         "captions must be text or lists of text, but one is 3; set `data.caption_column`"
     )
     message = refusal("table", tmp_path, image_column="captions", caption_column="image")
-    assert re.fullmatch(
-        r"the image column must hold images or paths, but holds .*; set `data.image_column`", message
-    )
+    assert re.fullmatch(r"the image column must hold images or paths, but holds .*; set `data.image_column`", message)
 
 
 def test_missing_images_are_counted_and_named_at_load_time(tmp_path):

@@ -84,19 +84,20 @@ def test_any_text_gives_lower_case_words_without_blanks(caption):
 
 @given(st.text(max_size=40), st.text(max_size=40))
 def test_a_line_break_is_a_space(first, second):
-    assert tokenize(f"{first}\n{second}").split() == tokenize(f"{first} \n {second}").split()
+    assert tokenize(f"{first}\n{second}") == tokenize(f"{first} {second}")
 
 
-FRAGMENTS = """
+PIECES = r"""
 a the dog dogs' man's isn't can't cannot gonna 'tis o'clock it’s don’t “walks” ‘runs’ "jumps" 'sits' ``stands'' (red)
 [blue] {big} u.s. U.S. mr. Mr. etc. e.g. jr. st. Ph.D. a.m. p.m. x.y. yes.no end.Start $5.00 50% 5:30 5:30pm 5pm #1
 #tag @user & AT&T at&t R&B and/or w/ w/o 1/2 1,000 1.5 .5 -5 +1 3-4 10'' 6'2" '90s 1990s 1990's 20-year-old t-shirt
 mid-air x-ray mother-in-law's 3D 4x4 2nd www.site.com http://site.org/a?b=c me@site.com site.com/page.html <b> </b>
-<br/> &amp; &lt; &quot; _ * ** ~ ^ = == | \\ / // - -- --- – — … ... .... , ; : . ! ? !! ?! :) :-( ;) :D <3 ^_^ 😀 🐶 ❤
+<br/> &amp; &lt; &quot; _ * ** ~ ^ = == | \ / // - -- --- – — … ... .... , ; : . ! ? !! ?! :) :-( ;) :D <3 ^_^ 😀 🐶 ❤
 ☺ ™ ® © ° 20° ½ ¾ é café naïve ÉCOLE straße 日本語 русский x² → × ÷ € £5 €5 ¥5 5¢ n't 's rock'n'roll 'em 'cause
 y'all ma'am d'or l'eau O'Brien who's-who ain't goin' No.5 no. c++ C# image.jpg IMG_1.jpg 12/25/2012 12-25-2012
-555-1234 (555) 123-4567 24/7 s/he he/she A+ b&w 100,000.00 1st. ltd. inc. corp. dept. apt. ave. blvd. mt. ft. lbs.
-""".split()
+555-1234 (555) 123-4567 24/7 s/he he/she A+ 100,000.00 1st. ltd. inc. corp. dept. apt. ave. blvd. mt. ft. lbs.
+"""
+FRAGMENTS = PIECES.split()
 
 
 def nasty_captions(number):

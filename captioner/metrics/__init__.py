@@ -7,10 +7,10 @@ functions: `path` leads to the same metrics as modules for the `evaluate` librar
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-from captioner.metrics import bleu, cider_d, rouge_l
-from captioner.metrics.cider_d import CiderD, DocumentFrequencies
-from captioner.metrics.inputs import check
-from captioner.metrics.tokenizer import tokenize
+from . import bleu, cider_d, rouge_l
+from .cider_d import CiderD, DocumentFrequencies
+from .inputs import check
+from .tokenizer import tokenize
 
 __all__ = ["METRICS", "CiderD", "DocumentFrequencies", "path", "score", "score_per_image", "tokenize"]
 

@@ -8,7 +8,7 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from captioner.metrics.ngrams import LONGEST, Ngram, count_ngrams
+from .ngrams import LONGEST, Ngram, count_ngrams
 
 # Keep the quotients defined where nothing was counted; their size is part of the COCO numbers.
 _TINY = 1e-15
@@ -30,9 +30,7 @@ def bleu(
     predictions: Sequence[str], references: Sequence[Sequence[str]]
 ) -> tuple[dict[str, float], dict[str, list[float]]]:
     """Corpus scores and scores per image, as fractions, keyed by `NAMES`; captions come from `tokenize`."""
-    counts = [
-        _count(prediction, captions) for prediction, captions in zip(predictions, references, strict=True)
-    ]
+    counts = [_count(prediction, captions) for prediction, captions in zip(predictions, references, strict=True)]
     corpus = dict(zip(NAMES, _combine(_total(counts)), strict=True))
     per_image = dict(zip(NAMES, map(list, zip(*map(_combine, counts), strict=True)), strict=True))
     return corpus, per_image

@@ -10,9 +10,9 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from captioner.metrics.inputs import check_list, check_references
-from captioner.metrics.ngrams import LONGEST, Ngram, count_ngrams
-from captioner.metrics.tokenizer import tokenize
+from .inputs import check_list, check_references
+from .ngrams import LONGEST, Ngram, count_ngrams
+from .tokenizer import tokenize
 
 SIGMA = 6.0
 
@@ -69,9 +69,7 @@ class CiderD:
         self._unseen = math.log(images) ** 2
         weights = {count: math.log(images / count) ** 2 for count in set(counts.values())}
         self._weights = {ngram: weights[count] for ngram, count in counts.items()}
-        self._images = [
-            _Image(found, lengths, self._norms(found, len(lengths))) for found, lengths in indexed
-        ]
+        self._images = [_Image(found, lengths, self._norms(found, len(lengths))) for found, lengths in indexed]
 
     def __len__(self) -> int:
         """The number of images."""
@@ -101,9 +99,7 @@ class CiderD:
 
     def _score(self, caption: Caption, image: int) -> float:
         if not 0 <= image < len(self):
-            raise ValueError(
-                f"an index must be from 0 to {len(self) - 1}, but is {image}; count images from 0"
-            )
+            raise ValueError(f"an index must be from 0 to {len(self) - 1}, but is {image}; count images from 0")
         words = _words(caption)
         found, lengths, norms = self._images[image]
         cosines = [0.0] * len(lengths)

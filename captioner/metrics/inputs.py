@@ -42,13 +42,9 @@ def check_list(name: str, value: Any, kind: str) -> None:
         ValueError: something else, or an empty list.
     """
     if isinstance(value, str | bytes) or not isinstance(value, Sequence):
-        raise ValueError(
-            f"`{name}` must be {kind}, but is the {type(value).__name__} {value!r:.60}; put it in a list"
-        )
+        raise ValueError(f"`{name}` must be {kind}, but is the {type(value).__name__} {value!r:.60}; put it in a list")
     if not value:
-        raise ValueError(
-            f"`{name}` must hold at least one entry, but is empty; leave out images without captions"
-        )
+        raise ValueError(f"`{name}` must hold at least one entry, but is empty; leave out images without captions")
 
 
 def _check_text(name: str, caption: Any) -> None:

@@ -17,9 +17,7 @@ def rouge_l(
 
     Words are parted at single spaces, so an empty caption is one empty word and equals another empty caption.
     """
-    scores = [
-        _score(prediction, captions) for prediction, captions in zip(predictions, references, strict=True)
-    ]
+    scores = [_score(prediction, captions) for prediction, captions in zip(predictions, references, strict=True)]
     return {"rouge_l": math.fsum(scores) / len(scores)}, {"rouge_l": scores}
 
 

@@ -22,6 +22,11 @@ _CLOSING = """
 """  # abbreviations that may end a sentence
 _STATES = "ark az del ill la mass miss ore pa tex wash "  # abbreviations only when capitalised
 _BEFORE_NUMBERS = "art ca fig figs no nos op pp prop"
+_STARTERS = """
+    a about according additionally after an as at but earlier he her here however if in it last many more now once
+    one other our she since so some such that the their then there these they this we what when while yet you mr.
+    ms.
+"""  # capitalised, they begin a sentence: the dot of a single letter before them is no abbreviation's
 _EXTENSIONS = """
     bat bmp c cgi class cpp dll doc docx exe gif gz h htm html jar java jpeg jpg mov pdf php pl png ppt
     ps py sql tar txt wav x xml zip
@@ -34,13 +39,13 @@ _W = "[a-z0-9é]"
 _WORDS = rf"{_L}{_W}*(?:[.!?]{_L}{_W}*)+"
 _SLASHED = "[a-z0-9]+(?:-[a-z]+){0,2}"
 _URL = r"[^\s\"<>|()]+[^\s\"<>|.!?(){},-]"
-_DOMAIN = rf"(?:{_L}{_W}*\.)+"
+_DOMAIN = r"(?-i:(?:[^\s\"`'|!(){},-_$]+\.)+)"
 _PART = rf"(?:[dlo]{_Q}[a-z0-9é]{_W}+|{_W}+)"
 
 
 def _any(words: str) -> str:
     """A group that matches any of the words, the longest first."""
-    return f"(?:{'|'.join(sorted(words.split(), key=len, reverse=True))})"
+    return f"(?:{'|'.join(map(re.escape, sorted(words.split(), key=len, reverse=True)))})"
 
 
 # At every position the longest match wins, on a tie the first. Where a rule has a group, only that is the
@@ -55,7 +60,7 @@ _RULES = [
     rf"n{_Q}t",
     rf"({_W}+){_A}(?:[dms]|ll|re|ve)(?![a-z])",
     rf"({_A}(?:[dms]|ll|re|ve))(?:[^a-z]|$)",
-    rf"(can)not(?!{_W})|(gon|wan)na(?!{_W})|(got)ta(?!{_W})|(gim|lem)me(?!{_W})|('t)(?:is|was)",
+    rf"(?:(can)not|(gon|wan)na|(got)ta|(gim|lem)me)(?!{_W}|{_A}(?:[a-z]{{2}}|[dms]))|('t)(?:is|was)",
     rf"{_A}n{_A}|{_A}(?:cause|till|til|em|n)",
     r"(')[a-z]\S",
     rf"{_A}(?:[dms]|ll|re|ve)",
@@ -71,6 +76,7 @@ _RULES = [
     rf"[a-z](?:\.[a-z])+\.|(?:ph|ed)\.d\.|(?:{_any(_TITLES)}|{_any(_CLOSING)}|[a-z])\.",
     rf"(?-i:{_any(_STATES.title())}|{_any(_STATES.upper())})\.",
     rf"({_any(_BEFORE_NUMBERS)}\.)\ ?\d",
+    rf"([a-z])\.\s+(?-i:{_any(_STARTERS.title())}|{_any(_STARTERS.upper())})(?!\S)",
     rf"((?:{_WORDS}|{_W}+(?:[.-]{_W}+)*)\.)[,:;]",
     r"[a-z0-9][a-z0-9.,]*(?:-(?:[a-z](?:\.[a-z])+\.|[a-z0-9]+))+",
     rf"{_SLASHED}(?:\\?/{_SLASHED}){{1,2}}",
@@ -83,16 +89,17 @@ _RULES = [
     # Internet: addresses, names and tags.
     rf"https?://{_URL}",
     rf"(?:www\.(?:[^\s\"<>|.!?(){{}},]+\.)+[a-z]{{2,4}}|{_DOMAIN}(?:com|net|org|edu))(?:/{_URL})?",
-    r"<?[a-z0-9][^\s\"<>|(){}@é]*@[^\s\"<>|(){}.]+(?:\.[^\s\"<>|(){}.]+)*>?",
+    r"<?[a-z0-9][^\s\"<>|(){}@]*@[^\s\"<>|(){}.]+(?:\.[^\s\"<>|(){}.]+)*>?",
     rf"@[a-z_][a-z_0-9]*|\#{_L}+",
     # Runs of one sign, pairs of quotes, faces.
     r"[?!]+|#{2,}|@{2,}|_{2,}|\*{2,}|-{5,}|-{1,4}|\.{3,5}|<<|>>|\\\*",
     r"''|[`’‘“”]{1,2}",
     r"[<>]?[:;=][-'*o]?(?:[][(){|@\\]|(?-i:[DPOdp]))(?![a-z0-9])",
-    r"['<=>^~x-]_['<=>^~x-]",
+    r"['<=>^~x-]_['<=>^~x-]|\(['<=>^~x-][._-]?['<=>^~x-]\)",
 ]
 _PATTERNS = [re.compile(rule, re.IGNORECASE) for rule in _RULES]
-_SPANS_SPACES = re.compile(r"[\d<]").search  # only fractions, telephone numbers, "No. 5" and tags do
+# Only in such captions does a word depend on the next: fractions, telephone numbers, "No. 5", tags, "plan B. The".
+_SPANS_SPACES = re.compile(r"[\d<]|\b[a-zA-Z]\.\s+[A-Z]").search
 
 # The rules read a caption's shape: each character replaced by the first of its group, é for any other letter
 # and ¤ for any other sign.
@@ -104,7 +111,7 @@ _GROUPS = [
     "–—―\x96\x97",
     "-‐‑֊",
     "€¤₠\x80",
-    "\t\n\r\v\f\x85\u2028\u2029",
+    "\t\r\v\f\x85\u2028\u2029",
 ]
 # Signs are words of their own, given as ranges of code points; what is neither sign nor letter is dropped.
 _SIGNS = """
@@ -136,9 +143,8 @@ _SPELLINGS = {
     **{"&mdash;": "--", "&ndash;": "--", "–": "--", "---": "--", "----": "--", "-": "-", "…": "..."},
 }
 _INSIDE_WORDS = {ord("("): "-lrb-", ord(")"): "-rrb-", ord(" "): "\xa0"}
-_DROPPED = frozenset(
-    ["", '"', "''", "'", "``", "`", ".", "...", "....", ".....", "?", "!", ",", ":", ";", "-", "--"]
-)
+_SKIPPED = (" ", "\t", "\0")
+_DROPPED = frozenset(["", '"', "''", "'", "``", "`", ".", "...", "....", ".....", "?", "!", ",", ":", ";", "-", "--"])
 
 
 def tokenize(caption: str) -> str:
@@ -155,7 +161,7 @@ def tokenize(caption: str) -> str:
 
 @lru_cache(maxsize=1 << 16)
 def _split(text: str) -> tuple[str, ...]:
-    text = text.replace("\xad", "")
+    text = text.replace("\xad", "").replace("\n", " ")
     shape = text.translate(_SHAPES)
     words = []
     position = 0
@@ -164,7 +170,7 @@ def _split(text: str) -> tuple[str, ...]:
         word = _SPELLINGS.get(shape[position:end].lower())
         if word is None:
             word = text[position:end].lower().translate(_INSIDE_WORDS)
-        if word not in _DROPPED and shape[position] not in " \t\0":
+        if word not in _DROPPED and shape[position:end] not in _SKIPPED:
             words.append(word)
         position = end
     return tuple(words)
