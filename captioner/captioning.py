@@ -132,7 +132,8 @@ class Captioning:
         if self.context:
             batch |= self.processor(context=[self.context] * len(images))
         batch = {name: value.to(self.model.device) for name, value in batch.items()}
-        texts = self.processor.batch_decode(self.model.generate(**batch, **generation_options(self.generation)))
+        options = generation_options(self.generation, self.model)
+        texts = self.processor.batch_decode(self.model.generate(**batch, **options))
         count = self.generation.num_return_sequences
         groups = [texts[i : i + count] for i in range(0, len(texts), count)]
         return [{"caption": own[0]} if count == 1 else {"caption": own[0], "captions": own} for own in groups]

@@ -81,8 +81,8 @@ class Decoder(nn.Module):
         Raises:
             ValueError: more tokens than `max_positions`, or rows that are no multiple of the memory's.
         """
-        self._check(input_ids, memory)
         past = 0 if cache is None else cache.get_seq_length()
+        self._check(input_ids, past, memory)
         positions = torch.arange(input_ids.shape[1], device=input_ids.device) + past
         x = self.token_embedding(input_ids) + self.position_embedding(positions)
         x = self.dropout(self.embedding_norm(x))
@@ -96,11 +96,11 @@ class Decoder(nn.Module):
             x = block(x, mask, memory, cache=cache)
         return self.head_transform(self.final_norm(x[:, -logits_to_keep:]))
 
-    def _check(self, input_ids: Tensor, memory: Memory | None) -> None:
-        if input_ids.shape[1] > self.config.max_positions:
+    def _check(self, input_ids: Tensor, past: int, memory: Memory | None) -> None:
+        if past + input_ids.shape[1] > self.config.max_positions:
             raise ValueError(
                 f"a caption may have {self.config.max_positions} tokens (`decoder.max_positions`), but has "
-                f"{input_ids.shape[1]}; shorten it"
+                f"{past + input_ids.shape[1]}; shorten it, or lower `max_new_tokens`"
             )
         if memory is not None and input_ids.shape[0] % memory.batch_size:
             raise ValueError(

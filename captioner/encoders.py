@@ -5,6 +5,7 @@ assembles a captioner from parts. Letters: B, S_m, D as in every file; P patch t
 """
 
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -28,7 +29,7 @@ class ConvolutionalStem(nn.Sequential):
 
     def __init__(self, width: int):
         channels = (3, width // 4, width // 2, width)
-        super().__init__(*(self._stage(a, b) for a, b in zip(channels, channels[1:], strict=False)))
+        super().__init__(*(self._stage(a, b) for a, b in pairwise(channels)))
         self.num_features = width
 
     @staticmethod
@@ -124,6 +125,7 @@ class ContextEncoder(nn.Module):
         if getattr(self.model, "pooler", None) is not None:
             self.model.pooler = None
         self.width = config.hidden_size
+        self.all_tied_weights_keys = _below("model", self.model)
         if getattr(config, "embedding_std", None):
             for module in self.model.modules():
                 if isinstance(module, nn.Embedding):
@@ -154,6 +156,7 @@ class Encoders(nn.Module):
             }
         )
         self.widths = dict.fromkeys(self.order, width)
+        self.all_tied_weights_keys = {} if self.context is None else _below("context", self.context)
 
     def forward(
         self,
@@ -179,7 +182,7 @@ class Encoders(nn.Module):
         self._check(given)
         states, masks = {}, {}
         if pixel_values is not None:
-            states["image"] = self.projections["image"](self.image(pixel_values))
+            states["image"] = self._look(pixel_values, image_mask)
             masks["image"] = _rows(image_mask, states["image"])
         if context_input_ids is not None:
             mask = torch.ones_like(context_input_ids) if context_attention_mask is None else context_attention_mask
@@ -187,6 +190,14 @@ class Encoders(nn.Module):
             masks["context"] = mask.bool()
         present = [name for name in self.order if name in states]
         return Memory(states={n: states[n] for n in present}, masks={n: masks[n] for n in present})
+
+    def _look(self, pixel_values: Tensor, image_mask: Tensor | None) -> Tensor:
+        """(B, 3, H, W) → (B, S, D); samples without an image cost nothing, unless all of them lack one."""
+        if image_mask is None or not image_mask.any():
+            return self.projections["image"](self.image(pixel_values))
+        there = image_mask.bool()
+        seen = self.projections["image"](self.image(pixel_values[there]))
+        return seen.new_zeros(len(there), *seen.shape[1:]).index_put((there,), seen)
 
     def _check(self, given: dict[str, Tensor | None]) -> None:
         present = [name for name, value in given.items() if value is not None]
@@ -201,3 +212,8 @@ def _rows(mask: Tensor | None, states: Tensor) -> Tensor:
     """(B,) or None → (B, S) bool."""
     everywhere = torch.ones(states.shape[:2], dtype=torch.bool, device=states.device)
     return everywhere if mask is None else everywhere & mask.bool()[:, None]
+
+
+def _below(name: str, part: nn.Module) -> dict[str, str]:
+    """A part's tied weights under its name here: transformers gathers them from direct children only."""
+    return {f"{name}.{target}": f"{name}.{source}" for target, source in part.all_tied_weights_keys.items()}

@@ -33,9 +33,10 @@ class Evaluation:
     scores: dict[str, float] = field(default_factory=dict)
 
 
-def generation_options(settings: GenerationSettings) -> dict[str, Any]:
-    """The keywords of `generate` that say what the settings say."""
+def generation_options(settings: GenerationSettings, model: Captioner) -> dict[str, Any]:
+    """The keywords of `generate` that say what the settings say, within the positions that the decoder has."""
     options = settings.model_dump(exclude_none=True)
+    options["max_new_tokens"] = min(settings.max_new_tokens, model.config.decoder.max_positions - 1)
     if not settings.do_sample:
         for name in ("temperature", "top_k", "top_p"):
             options.pop(name)
@@ -64,7 +65,7 @@ def caption_batches(
 ) -> list[dict[str, Any]]:
     """Caption collated batches in order; each record is the sample's with `caption`, the best one, added."""
     model.eval()
-    options, records = generation_options(generation), []
+    options, records = generation_options(generation, model), []
     for batch in batches:
         samples = batch.pop("samples")
         batch = {name: value.to(model.device) for name, value in batch.items() if name in ENCODER_INPUTS}
