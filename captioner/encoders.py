@@ -192,10 +192,15 @@ class Encoders(nn.Module):
         return Memory(states={n: states[n] for n in present}, masks={n: masks[n] for n in present})
 
     def _look(self, pixel_values: Tensor, image_mask: Tensor | None) -> Tensor:
-        """(B, 3, H, W) → (B, S, D); samples without an image cost nothing, unless all of them lack one."""
-        if image_mask is None or not image_mask.any():
+        """(B, 3, H, W) → (B, S, D); samples without an image cost nothing.
+
+        Where all lack one, the first is looked at all the same: its states give the shape, and every process of a
+        distributed run uses the same parameters.
+        """
+        if image_mask is None:
             return self.projections["image"](self.image(pixel_values))
-        there = image_mask.bool()
+        there = image_mask.bool() if image_mask.any() else torch.arange(len(image_mask)) == 0
+        there = there.to(pixel_values.device)
         seen = self.projections["image"](self.image(pixel_values[there]))
         return seen.new_zeros(len(there), *seen.shape[1:]).index_put((there,), seen)
 

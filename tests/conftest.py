@@ -1,0 +1,72 @@
+"""Tiny captioners and batches that every test file may use; nothing here needs a network."""
+
+import torch
+from torch import nn
+
+from captioner import Captioner, CaptionerConfig
+from captioner.attention import MODES, Gate
+
+NORMS = ("pre", "post")
+MODES_AND_NORMS = [(*mode, norm) for mode in MODES for norm in NORMS]
+VIT = {"name": "vit_tiny_patch16_224", "image_size": 32, "embed_dim": 32, "depth": 1, "num_heads": 2}
+BERT = {
+    "model_type": "bert",
+    "vocab_size": 30,
+    "hidden_size": 24,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "intermediate_size": 24,
+    "max_position_embeddings": 16,
+}
+DECODER = {
+    "vocab_size": 20,
+    "hidden_size": 32,
+    "num_layers": 2,
+    "num_heads": 2,
+    "intermediate_size": 32,
+    "max_positions": 24,
+    "embedding_std": 0.5,
+    "initializer_range": 0.2,
+    "dropout": 0.0,
+}
+
+
+def tiny_config(conditioning="concatenated", fusion=None, norm_position="pre", decoder=None, **options):
+    """A configuration of both encoders (widths 32 and 24) and a decoder of width 32."""
+    options = {"image_encoder": dict(VIT), "context_encoder": dict(BERT)} | options
+    decoder = DECODER | {"norm_position": norm_position} | (decoder or {})
+    return CaptionerConfig(conditioning=conditioning, fusion=fusion, decoder=decoder, **options)
+
+
+def stir(module, gates=0.5):
+    """Give numbers to what starts at 0 or 1, so that a forgotten bias, norm or gate shows; returns the module."""
+    for part in module.modules():
+        if isinstance(part, nn.Linear | nn.LayerNorm) and part.bias is not None:
+            nn.init.normal_(part.bias, std=0.2)
+        if isinstance(part, nn.LayerNorm):
+            nn.init.normal_(part.weight, mean=1.0, std=0.2)
+        if isinstance(part, Gate):
+            nn.init.constant_(part.opening, gates)
+    return module
+
+
+def tiny_captioner(*mode, seed=0, gates=0.5, **options):
+    """A `Captioner` of `tiny_config` in evaluation mode, with open gates and no bias at 0."""
+    torch.manual_seed(seed)
+    model = Captioner(tiny_config(*mode, **options))
+    stir(model.decoder, gates)
+    return model.eval()
+
+
+def tiny_batch(samples=3, captions=1, tokens=5, context=6, seed=0):
+    """Encoder inputs of B samples, with contexts of several lengths, and caption ids (B·G, T)."""
+    draw = torch.Generator().manual_seed(seed)
+    lengths = torch.arange(samples) % context + 1
+    inputs = {
+        "pixel_values": torch.randn(samples, 3, 32, 32, generator=draw),
+        "context_input_ids": torch.randint(3, 30, (samples, context), generator=draw),
+        "context_attention_mask": (torch.arange(context) < lengths[:, None]).long(),
+    }
+    ids = torch.randint(3, 20, (samples * captions, tokens), generator=draw)
+    ids[:, 0] = 1
+    return inputs, ids
