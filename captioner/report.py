@@ -140,11 +140,15 @@ def chart(points: Points, name: str, ceiling: float, write: Callable[[float], st
         drawn += f"{dot}<title>step {step}: {write(value)}</title></circle>"
     if points:
         x, y = places[-1]
-        drawn += f'<text class="last" x="{x:.1f}" y="{y - 8 if y > TOP + 14 else y + 18:.1f}">{write(points[-1][1])}</text>'
+        drawn += (
+            f'<text class="last" x="{x:.1f}" y="{y - 8 if y > TOP + 14 else y + 18:.1f}">{write(points[-1][1])}</text>'
+        )
         said = f"{name} over {len(points)} points: {write(points[-1][1])} at step {last}"
     else:
         said = f"{name}: nothing was logged"
-        drawn += f'<text x="{(LEFT + RIGHT) / 2}" y="{(TOP + BOTTOM) / 2}" text-anchor="middle">nothing was logged</text>'
+        drawn += (
+            f'<text x="{(LEFT + RIGHT) / 2}" y="{(TOP + BOTTOM) / 2}" text-anchor="middle">nothing was logged</text>'
+        )
     figure = f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(said)}">{drawn}</svg>'
     return f"<figure><figcaption>{escape(name)}</figcaption>{figure}</figure>"
 

@@ -147,7 +147,9 @@ class Scene:
     def captions(self) -> list[str]:
         """Every true caption of the grammar."""
         if not self.things:
-            return [" and ".join(f"a {c} {s} called {name}" for name, c, s in order) for order in permutations(self.facts)]
+            return [
+                " and ".join(f"a {c} {s} called {name}" for name, c, s in order) for order in permutations(self.facts)
+            ]
         subject, *others = self.things
         start = f"a {subject.words} called {self.name}"
         if not others:

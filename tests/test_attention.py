@@ -287,7 +287,9 @@ def test_hierarchical_leaves_an_absent_modality_out_of_the_second_attention(norm
 
 @every_separate
 def test_order_matters_to_modes_in_series_only(conditioning, fusion, norm):
-    mode, reverse = (layer(conditioning, fusion, norm, order=order) for order in (["image", "context"], ["context", "image"]))
+    mode, reverse = (
+        layer(conditioning, fusion, norm, order=order) for order in (["image", "context"], ["context", "image"])
+    )
     reverse.load_state_dict(mode.state_dict())
     seen, x = memory((3, 4), (2, 1)), stream(2)
     difference = (mode(x, seen) - reverse(x, seen)).abs().max()

@@ -169,9 +169,7 @@ def test_evaluate_captions_a_split_and_scores_it(model, tmp_path):
     assert len(records) == 5
     assert "cider_d" in result.output
     references = tmp_path / "references.jsonl"
-    references.write_text(
-        "\n".join(json.dumps({"id": r["id"], "captions": r["captions"]}) for r in reversed(records))
-    )
+    references.write_text("\n".join(json.dumps({"id": r["id"], "captions": r["captions"]}) for r in reversed(records)))
     scored = run("score", output, references, "--json")
     assert scored.exit_code == 0
     expected = {name: f"{value:.4f}" for name, value in json.loads(scored.stdout).items()}

@@ -67,11 +67,7 @@ def photo(height: int = 37, width: int = 53) -> Image.Image:
 
 def test_every_plain_mode_becomes_rgb():
     for mode in ("1", "L", "P", "RGB", "CMYK", "YCbCr", "LAB", "HSV", "RGBX"):
-        image = (
-            photo().convert("YCbCr" if mode == "LAB" else mode)
-            if mode != "LAB"
-            else Image.new("LAB", (53, 37))
-        )
+        image = photo().convert("YCbCr" if mode == "LAB" else mode) if mode != "LAB" else Image.new("LAB", (53, 37))
         assert (to_rgb(image).mode, to_rgb(image).size) == ("RGB", (53, 37))
     assert to_rgb(Image.new("L", (1, 1), 7)).getpixel((0, 0)) == (7, 7, 7)
     assert to_rgb(Image.new("CMYK", (1, 1), (0, 255, 255, 0))).getpixel((0, 0)) == (255, 0, 0)
@@ -241,9 +237,7 @@ def test_pixel_values_equal_those_of_transformers_bit_for_bit(bpe, interpolation
 
 
 def test_squash_and_border_keep_the_whole_photo_and_center_cuts_the_longer_side():
-    stripes = Image.fromarray(
-        np.repeat(np.array([[0] * 8 + [128] * 16 + [255] * 8], np.uint8), 16, 0)
-    ).convert("RGB")
+    stripes = Image.fromarray(np.repeat(np.array([[0] * 8 + [128] * 16 + [255] * 8], np.uint8), 16, 0)).convert("RGB")
     shown = {mode: ImageSettings(16, 16, crop_mode=mode).fit(stripes)[0] for mode in module.CROPS}
     assert all(pixels.shape == (16, 16) for pixels in shown.values())
     assert (shown["squash"].min(), shown["squash"].max()) == (0, 255)
@@ -276,9 +270,7 @@ def test_settings_for_an_encoder_follow_timm_by_name():
     }
     expected = ImageSettings(32, 48, (0, 0, 0), (1, 1, 1), "bilinear", 0.8, "border")
     assert ImageSettings.for_encoder({"name": "resnet18", "image_size": [32, 48], **own}) == expected
-    with pytest.raises(
-        ValueError, match=r"^timm has no model 'vit_huge_typo'; timm.list_models\(\) names them$"
-    ):
+    with pytest.raises(ValueError, match=r"^timm has no model 'vit_huge_typo'; timm.list_models\(\) names them$"):
         ImageSettings.for_encoder({"name": "vit_huge_typo"})
     smooth = photo(6, 9).resize((90, 60), Image.Resampling.BICUBIC)
     for mode in module.CROPS:
@@ -407,7 +399,7 @@ def test_an_empty_batch_has_no_rows(processor):
     ],
 )
 def test_wrong_batches_are_explained(processor, arguments, message):
-    with pytest.raises(ValueError) as caught:  # noqa: PT011
+    with pytest.raises(ValueError) as caught:
         processor(**arguments)
     assert message in str(caught.value)
 
@@ -583,10 +575,7 @@ def test_the_config_of_a_model_beside_it_does_not_matter(processor, tmp_path):
     CaptionerConfig(image_encoder={"name": "resnet18"}).save_pretrained(tmp_path)
     assert same(processor, CaptionerProcessor.from_pretrained(tmp_path))
     assert same(processor, AutoProcessor.from_pretrained(tmp_path))
-    assert (
-        AutoTokenizer.from_pretrained(tmp_path)("a dog")["input_ids"]
-        == processor.tokenizer("a dog")["input_ids"]
-    )
+    assert AutoTokenizer.from_pretrained(tmp_path)("a dog")["input_ids"] == processor.tokenizer("a dog")["input_ids"]
 
 
 def test_a_processor_loads_by_hub_id_from_the_cache(processor, tmp_path):
@@ -596,9 +585,7 @@ def test_a_processor_loads_by_hub_id_from_the_cache(processor, tmp_path):
     (repository / "refs" / "main").write_text("0" * 40)
     hub_kwargs = {"cache_dir": tmp_path, "local_files_only": True}
     assert same(processor, CaptionerProcessor.from_pretrained("someone/captioner", **hub_kwargs))
-    with pytest.raises(
-        OSError, match=r"^'someone/else' is neither a directory nor at hand on the Hub: We couldn't"
-    ):
+    with pytest.raises(OSError, match=r"^'someone/else' is neither a directory nor at hand on the Hub: We couldn't"):
         CaptionerProcessor.from_pretrained("someone/else", **hub_kwargs)
 
 
@@ -630,9 +617,7 @@ def test_directories_without_a_processor_are_explained(tmp_path):
     with pytest.raises(ValueError, match=r"is not of CaptionerProcessor; try `captioner.load`$"):
         CaptionerProcessor.from_pretrained(tmp_path)
     config.write_text("{")
-    with pytest.raises(
-        ValueError, match=r"processor_config.json is not valid JSON: .*; save the processor again$"
-    ):
+    with pytest.raises(ValueError, match=r"processor_config.json is not valid JSON: .*; save the processor again$"):
         CaptionerProcessor.from_pretrained(tmp_path)
 
 
@@ -726,7 +711,7 @@ def test_a_model_that_does_not_fit_is_explained(processor, changes, message):
 
 def test_every_misfit_is_named_at_once(bpe):
     reader = CaptionerProcessor(None, bpe)
-    with pytest.raises(ValueError) as caught:  # noqa: PT011
+    with pytest.raises(ValueError) as caught:
         reader.check_model(config(pad_token_id=9))
     parts = str(caught.value).split("; ")
     assert "give `image_settings=ImageSettings.for_encoder(…)`" in parts

@@ -66,7 +66,8 @@ def test_a_run_leaves_its_log_its_settings_and_the_best_and_last_captioner(tmp_p
 
 @pytest.mark.parametrize("mode", ["concatenated", "separate"])
 def test_the_loss_falls(tmp_path, mode):
-    train(settings(tmp_path, f"model.conditioning={mode}", "training.max_steps=40", "training.eval_steps=40", "training.learning_rate=1e-2"))
+    steps = ["training.max_steps=40", "training.eval_steps=40", "training.learning_rate=1e-2"]
+    train(settings(tmp_path, f"model.conditioning={mode}", *steps))
     curve = losses(tmp_path)
     assert sum(curve[-5:]) < 0.6 * sum(curve[:5])
 
