@@ -16,35 +16,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from .configuration import DecoderConfig
 from .memory import Memory
-
-
-class PreNorm(nn.Module):
-    """x + f(LN x)."""
-
-    def __init__(self, config: DecoderConfig):
-        super().__init__()
-        self.norm = nn.LayerNorm(config.hidden_size, eps=config.norm_eps)
-        self.dropout = nn.Dropout(config.dropout)
-
-    def forward(self, x: Tensor, sublayer: Callable[[Tensor], Tensor]) -> Tensor:
-        """Add one sub-layer to the stream x (N, T, D)."""
-        return x + self.dropout(sublayer(self.norm(x)))
-
-
-class PostNorm(PreNorm):
-    """LN(x + f(x))."""
-
-    def forward(self, x: Tensor, sublayer: Callable[[Tensor], Tensor]) -> Tensor:
-        """Add one sub-layer to the stream x (N, T, D)."""
-        return self.norm(x + self.dropout(sublayer(x)))
-
-
-RESIDUALS = {"pre": PreNorm, "post": PostNorm}
-
-
-def residual(config: DecoderConfig) -> PreNorm:
-    """A residual connection in the block's norm order."""
-    return RESIDUALS[config.norm_position](config)
+from .residual import PreNorm, residual
 
 
 def eager_attention(

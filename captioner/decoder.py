@@ -10,9 +10,10 @@ from transformers.activations import ACT2FN
 from transformers.masking_utils import create_causal_mask
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from .attention import MODES, SelfAttention, residual
+from .attention import MODES, SelfAttention
 from .configuration import CaptionerConfig, DecoderConfig
 from .memory import Memory
+from .residual import residual
 
 
 class FeedForward(nn.Sequential):

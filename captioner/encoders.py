@@ -4,6 +4,7 @@ Knows nothing about captions. Backbones are built from their configuration; pret
 assembles a captioner from parts. Letters: B, S_m, D as in every file; P patch tokens, L context tokens.
 """
 
+from difflib import get_close_matches
 from functools import partial
 from itertools import pairwise
 from typing import Any
@@ -56,7 +57,7 @@ def build_backbone(image_encoder: dict[str, Any], pretrained: bool = False) -> n
     options = {key: value for key, value in image_encoder.items() if key not in PROCESSOR_KEYS}
     name, size, stem = options.pop("name"), options.pop("image_size", None), options.pop("stem", None)
     if not timm.is_model(name) and not name.startswith("local-dir:"):
-        near = timm.list_models(f"*{name.split('_')[0]}*")[:5]
+        near = get_close_matches(name, timm.list_models(), n=5)
         raise ValueError(f"timm has no model {name!r}; similar names: {near}, all: timm.list_models()")
     cfg = timm.models.get_pretrained_cfg(name)
     if size is not None and cfg is not None and cfg.fixed_input_size:

@@ -139,9 +139,13 @@ class Captioner(PreTrainedModel, GenerationMixin):
         if decoder_input_ids is None:
             decoder_input_ids = self._shift_right(labels)
         output = self.decode(decoder_input_ids, memory, decoder_attention_mask, cache, bool(use_cache), logits_to_keep)
-        if labels is not None:
-            output.loss = F.cross_entropy(output.logits.flatten(0, 1).float(), labels.flatten())
-        output.encoder_last_hidden_state = memory.last_hidden_state
+        loss = None if labels is None else F.cross_entropy(output.logits.flatten(0, 1).float(), labels.flatten())
+        output = Seq2SeqLMOutput(  # in the order of its fields, so that a tuple starts with the loss
+            loss=loss,
+            logits=output.logits,
+            cache=output.cache,
+            encoder_last_hidden_state=memory.last_hidden_state,
+        )
         return output.to_tuple() if return_dict is False else output
 
     def _shift_right(self, labels: Tensor | None) -> Tensor:

@@ -157,7 +157,7 @@ def ceiling_above(points: Points) -> float:
     """The smallest of 1, 2, 5 times a power of ten that no value exceeds."""
     highest = max((value for _, value in _finite(points)), default=1.0)
     power = 10.0 ** math.floor(math.log10(max(highest, 1e-6)))
-    return next(factor * power for factor in (1, 2, 5, 10) if factor * power >= min(highest, 10 * power))
+    return next((factor * power for factor in (1, 2, 5) if factor * power >= highest), 10 * power)
 
 
 def _finite(points: Points) -> Points:

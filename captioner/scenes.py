@@ -6,12 +6,10 @@ are not in the picture. The one object that the context names is the subject of 
 
 | level | objects | names in the context | a caption |
 |---|---|---|---|
-| 0 | no picture | 1 to 4 | a red circle called anna and a blue star called otto (all of the context, in any order) |
 | 1 | 1 | 1 | a small red circle called anna in the upper left |
 | 2 | 2 | 1 or 2 | a small red circle called anna left of a large blue square |
 | 3 | 2 | 2 to 4 | the same, with more names to choose from |
 
-Level 0 is for training only: reading is learnt far sooner where every caption recalls several names.
 Deterministic: a scene is a function of (seed, split, level, index). Four pairs of colour and shape occur in the test
 split only.
 """
@@ -19,7 +17,7 @@ split only.
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
-from itertools import permutations, product
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -75,7 +73,7 @@ class Level:
     names: tuple[int, int]
 
 
-LEVELS = {0: Level(0, (1, 4)), 1: Level(1, (1, 1)), 2: Level(2, (1, 2)), 3: Level(2, (2, 4))}
+LEVELS = {1: Level(1, (1, 1)), 2: Level(2, (1, 2)), 3: Level(2, (2, 4))}
 
 
 @dataclass(frozen=True)
@@ -130,7 +128,7 @@ VOCABULARY = (
 
 @dataclass(frozen=True)
 class Scene:
-    """One sample before it becomes a picture and text; the first thing is the subject of the caption."""
+    """One sample before it becomes a picture and text; the first thing is the subject."""
 
     level: int
     things: tuple[Thing, ...]
@@ -141,25 +139,19 @@ class Scene:
     @property
     def context(self) -> str:
         """One sentence per name."""
-        return " . ".join(f"{name} {colour} {shape}" for name, colour, shape in self.facts)
+        return " . ".join(f"{name} is the {colour} {shape}" for name, colour, shape in self.facts)
 
     @property
     def captions(self) -> list[str]:
         """Every true caption of the grammar."""
-        if not self.things:
-            return [
-                " and ".join(f"a {c} {s} called {name}" for name, c, s in order) for order in permutations(self.facts)
-            ]
         subject, *others = self.things
         start = f"a {subject.words} called {self.name}"
         if not others:
             return [f"{start} in the {_corner(subject)}"]
         return [f"{start} {relation} a {others[0].words}" for relation in _relations(subject, others[0])]
 
-    def picture(self) -> np.ndarray | None:
-        """(SIDE, SIDE, 3) uint8; None where there is nothing to see."""
-        if not self.things:
-            return None
+    def picture(self) -> np.ndarray:
+        """(SIDE, SIDE, 3) uint8."""
         rng = np.random.default_rng((*self.seed, 1))
         canvas = _background(rng)
         for thing in self.things:
@@ -229,11 +221,10 @@ def make_scene(seed: int, split: str, level: int, index: int) -> Scene:
     shape = LEVELS[level]
     pairs = [pair for pair in PAIRS if split == "test" or pair not in HELD_OUT]
     count = int(rng.integers(shape.names[0], shape.names[1] + 1))
-    seen_names = min(shape.objects, 1)
-    drawn = [pairs[i] for i in rng.permutation(len(pairs))[: shape.objects + count - seen_names]]
+    drawn = [pairs[i] for i in rng.permutation(len(pairs))[: shape.objects + count - 1]]
     seen, absent = drawn[: shape.objects], drawn[shape.objects :]
     names = [NAMES[i] for i in rng.permutation(len(NAMES))[:count]]
-    facts = [(name, *pair) for name, pair in zip(names, [*seen[:seen_names], *absent], strict=True)]
+    facts = [(name, *pair) for name, pair in zip(names, [seen[0], *absent], strict=True)]
     order = rng.permutation(count)
     return Scene(level, _place(rng, seen), names[0], tuple(facts[i] for i in order), key)
 
@@ -242,8 +233,6 @@ def _place(rng: np.random.Generator, pairs: list[tuple[str, str]]) -> tuple[Thin
     """Give each pair a size and a place, apart from each other and, when alone, off the picture's middle lines."""
     while True:
         things = tuple(_thing(rng, *pair) for pair in pairs)
-        if not things:
-            return things
         if len(things) == 1 and min(abs(things[0].x - SIDE / 2), abs(things[0].y - SIDE / 2)) > 5:
             return things
         if len(things) == 2 and _apart(*things) and _relations(*things):
@@ -299,8 +288,6 @@ class Scenes:
 
 
 def load_scenes(settings: DataSettings, split: str) -> Scenes:
-    """The scenes that the settings ask for: `scenes` of them for training; others without level 0."""
-    training = split == "train"
-    levels = [level for level in settings.levels if training or LEVELS[level].objects] or settings.levels
-    count = settings.scenes if training else EVALUATION_SCENES * len(levels)
-    return Scenes(split, levels, min(count, settings.limit or count))
+    """The scenes that the settings ask for: `levels`, and `scenes` of them for training."""
+    count = settings.scenes if split == "train" else EVALUATION_SCENES * len(settings.levels)
+    return Scenes(split, settings.levels, min(count, settings.limit or count))

@@ -1,7 +1,17 @@
 """Tiny captioners and batches that every test file may use; nothing here needs a network."""
 
+import os
+
+import pytest
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
 import torch
 from torch import nn
+from torch.nn.attention.flex_attention import flex_attention
+from transformers import masking_utils
+from transformers.integrations.flex_attention import WrappedFlexAttention
 
 from captioner import Captioner, CaptionerConfig
 from captioner.attention import MODES, Gate
@@ -70,3 +80,12 @@ def tiny_batch(samples=3, captions=1, tokens=5, context=6, seed=0):
     ids = torch.randint(3, 20, (samples * captions, tokens), generator=draw)
     ids[:, 0] = 1
     return inputs, ids
+
+
+@pytest.fixture
+def uncompiled_flex(monkeypatch):
+    """Flex attention as plain operations: what torch 2.14 compiles of it for a CPU writes past its buffers."""
+    monkeypatch.setattr(WrappedFlexAttention, "__init__", lambda self, training: None)
+    monkeypatch.setattr(WrappedFlexAttention, "__call__", lambda self: flex_attention)
+    create = masking_utils.create_block_mask
+    monkeypatch.setattr(masking_utils, "create_block_mask", lambda **options: create(**options | {"_compile": False}))

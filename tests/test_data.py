@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from captioner import sources
-from captioner.data import DataError, load_split
+from captioner.data import DataError, _unique, load_split
 from captioner.settings import DataSettings
 
 
@@ -468,7 +468,7 @@ def test_flickr8k_without_captions_says_what_lines_should_be(tmp_path):
 # Refusals of every source
 
 
-@pytest.mark.parametrize("source", [*data.SOURCES])
+@pytest.mark.parametrize("source", [*sources.SOURCES])
 def test_a_path_must_be_set_and_exist(tmp_path, source):
     assert refusal(source, None) == (f"`data.path` is not set; give the folder or file of the source {source!r}")
     photos(tmp_path, "right/a.png", "other.png")
@@ -535,5 +535,5 @@ def test_an_empty_split_is_refused(tmp_path):
 
 @given(st.lists(st.sampled_from(["a", "b", "a#0", "a#1", "a#1#2"]), max_size=6))
 def test_ids_are_unique(names):
-    unique = data._unique(names)
+    unique = _unique(names)
     assert len(set(unique)) == len(names)
