@@ -77,11 +77,9 @@ def train(
 ) -> None:
     """Train a captioner from a YAML config and `section.key=value` overrides."""
     settings = _run_settings(config, overrides, config_option)
-    import transformers
-
     from .training import train as run
 
-    transformers.utils.logging.disable_progress_bar()
+    quiet()
 
     best = run(settings)
     say(f"best step {best['step']}: {format_scores(best)}; saved in {settings.training.output_dir}/best")
@@ -123,6 +121,7 @@ def caption(
     generation = GenerationSettings(num_beams=beams, max_new_tokens=max_new_tokens, num_return_sequences=captions)
     from .adopt import load
 
+    quiet()
     work = Captioning(*load(model), generation, context, batch_size, num_workers)
     failed = write(progress(work.run(files), "captioning", total=len(files)), output)
     if output is not None:
@@ -149,6 +148,7 @@ def evaluate(
     from .data import load_split
     from .evaluation import evaluate as run
 
+    quiet()
     samples = load_split(settings.data, split or settings.data.validation_split)
     result = run(
         *load(model),
@@ -187,6 +187,13 @@ def _run_settings(config: str | None, overrides: list[str] | None, option: str |
     if len(files) != 1:
         raise SettingsError(f"give one YAML config, then section.key=value overrides; got {files or 'no config'}")
     return load_settings(files[0], [word for word in words if "=" in word])
+
+
+def quiet() -> None:
+    """Our own bars are enough: none from transformers for loading and saving."""
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()
 
 
 def writable(path: Path | None) -> None:

@@ -65,11 +65,14 @@ def build_backbone(image_encoder: dict[str, Any], pretrained: bool = False) -> n
     if stem is not None:
         options |= _stem_options(stem, size, options)
     try:
-        backbone = timm.create_model(name, pretrained=pretrained, num_classes=0, global_pool="", **options)
+        pool = "token" if "distilled" in name else ""  # distilled heads insist on it; no head is ever called
+        backbone = timm.create_model(name, pretrained=pretrained, num_classes=0, global_pool=pool, **options)
     except TypeError as error:
         raise ValueError(f"the timm model {name!r} does not take one of {sorted(options)}: {error}") from error
     if stem is not None:
         nn.init.normal_(backbone.pos_embed, std=POSITION_STD)
+    if hasattr(backbone, "head"):
+        backbone.head = nn.Identity()  # ConvNeXt and others keep a norm there: parameters that get no gradient
     return backbone
 
 
@@ -102,7 +105,8 @@ class ImageEncoder(nn.Module):
         if features.ndim == 4:
             channels_last = getattr(self.backbone, "output_fmt", "NCHW") == "NHWC"
             return features.flatten(1, 2) if channels_last else features.flatten(2).transpose(1, 2)
-        if features.shape[1] <= getattr(self.backbone, "num_prefix_tokens", 0):
+        prefix = getattr(self.backbone, "num_prefix_tokens", getattr(self.backbone, "num_tokens", 0))  # PiT: the latter
+        if features.shape[1] <= prefix:
             return self._last_map(pixel_values)
         return features
 

@@ -73,4 +73,4 @@ def _length(items: Iterable) -> int | None:
 def say(text: str) -> None:
     """Print one line on the first process; bars step aside."""
     if is_first_process():
-        errors.print(text, highlight=False)
+        errors.print(text, markup=False, highlight=False, soft_wrap=True)

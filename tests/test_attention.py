@@ -6,7 +6,7 @@ import pytest
 import torch
 from conftest import MODES_AND_NORMS, NORMS, stir
 
-from captioner.attention import MODES
+from captioner.attention import MODES, eager_attention
 from captioner.configuration import DecoderConfig
 from captioner.memory import Memory, SharedMemoryCache
 
@@ -303,3 +303,13 @@ def test_order_matters_to_modes_in_series_only(conditioning, fusion, norm):
 def test_concatenated_asks_for_one_width():
     with pytest.raises(ValueError, match=r"concatenated memory needs one width, .*'context': 12"):
         layer("concatenated", None, "pre", context=12)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+def test_eager_weights_are_exactly_zero_where_masked_and_sum_to_one_elsewhere(dtype):
+    query, key, value = torch.randn(3, 2, HEADS, 4, 8, generator=torch.Generator().manual_seed(0)).to(dtype)
+    mask = torch.tensor([[True, False, True, False], [False] * 4])[:, None, None, :]
+    result, weights = eager_attention(torch.nn.Identity(), query, key, value, mask)
+    assert (weights.masked_select(~mask) == 0).all()
+    assert (result[1] == 0).all()
+    torch.testing.assert_close(weights[0].sum(-1), torch.ones(HEADS, 4, dtype=dtype), atol=1e-2, rtol=0)

@@ -13,10 +13,8 @@ from torch.nn import functional as F
 from transformers import AutoConfig, AutoModel
 
 from captioner import Captioner, CaptionerConfig, Memory
-from captioner.attention import MODES
 
 every_mode = pytest.mark.parametrize(("conditioning", "fusion", "norm"), MODES_AND_NORMS)
-every_mode_once = pytest.mark.parametrize("mode", MODES, ids=str)
 close = {"atol": 1e-5, "rtol": 0}
 
 
@@ -269,7 +267,7 @@ def test_gradient_checkpointing_gives_the_same_gradients(conditioning, fusion, n
             module.p = 0.0
     inputs, ids = tiny_batch(captions=2)
     plain = gradients(model, inputs, ids)
-    model.gradient_checkpointing_enable()
+    model.activation_checkpointing_enable()
     assert all(block.gradient_checkpointing for block in model.decoder.blocks)
     for name, gradient in gradients(model, inputs, ids).items():
         torch.testing.assert_close(gradient, plain[name], atol=1e-6, rtol=1e-4, msg=name)
