@@ -18,6 +18,7 @@ from .model import Captioner
 from .processor import CaptionerProcessor
 from .settings import DataSettings, ModelSettings
 from .vocabulary import train_tokenizer
+from .wording import one_line
 
 SHIPPED = Path(__file__).parent / "shipped"
 
@@ -60,7 +61,7 @@ def _read_config(source: str) -> PreTrainedConfig:
     except (OSError, ValueError) as error:
         raise AdoptError(
             f"cannot load a captioner from {source!r}: give a directory with config.json, a Hub repository that can "
-            f"be reached, or one of {shipped_names()} ({' '.join(str(error).split())[:160]})"
+            f"be reached, or one of {shipped_names()} ({one_line(error)[:160]})"
         ) from error
 
 
@@ -112,7 +113,7 @@ def _pretrained(auto: type, name: str) -> Any:
     except (OSError, ValueError) as error:
         raise AdoptError(
             f"cannot load the pretrained part {name!r}: give a local directory or a Hub repository that can be "
-            f"reached ({' '.join(str(error).split())[:160]})"
+            f"reached ({one_line(error)[:160]})"
         ) from error
 
 
@@ -174,7 +175,7 @@ def _load_timm(backbone: nn.Module, image_encoder: dict[str, Any]) -> None:
     except (OSError, RuntimeError) as error:
         raise AdoptError(
             f"cannot load the weights of {options['name']!r}: the Hub must be reachable, or `image_encoder.pretrained` "
-            f"the path of a local file ({' '.join(str(error).split())[:160]})"
+            f"the path of a local file ({one_line(error)[:160]})"
         ) from error
     backbone.load_state_dict(source.state_dict())
 

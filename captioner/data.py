@@ -21,7 +21,8 @@ from torch import Tensor
 from .images import ImageError, ImageSettings, open_image
 from .processor import CaptionerProcessor
 from .settings import DataSettings
-from .sources import SOURCES, DataError, Rows, one_line, some
+from .sources import SOURCES, DataError, Rows
+from .wording import one_line, some
 
 logger = logging.getLogger(__name__)
 

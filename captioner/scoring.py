@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from .metrics import score
+from .wording import some
 
 
 class ScoringError(ValueError):
@@ -20,16 +21,13 @@ def score_files(predictions: Path, references: Path) -> dict[str, float]:
     captions, own = _read(predictions, "caption", str), _read(references, "captions", list)
     missing, foreign = own.keys() - captions.keys(), captions.keys() - own.keys()
     if missing or foreign:
+        unscored, unknown = some(sorted(missing), 3), some(sorted(foreign), 3)
         raise ScoringError(
             f"the ids must be the same in both files, but {len(missing)} of {references} have no caption "
-            f"({_some(missing)}) and {len(foreign)} of {predictions} have no references ({_some(foreign)})"
+            f"({unscored}) and {len(foreign)} of {predictions} have no references ({unknown})"
         )
     order = list(own)
     return score([captions[name] for name in order], [own[name] for name in order])
-
-
-def _some(names: set[str]) -> str:
-    return ", ".join(sorted(names)[:3]) or "none"
 
 
 def _read(path: Path, key: str, kind: type) -> dict[str, Any]:

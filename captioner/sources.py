@@ -8,7 +8,7 @@ import json
 import os
 import re
 from collections import defaultdict
-from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +19,7 @@ from datasets import Dataset, Features, Image, Value, load_dataset_builder, load
 from datasets.exceptions import DatasetsError
 
 from .settings import DataSettings
+from .wording import one_line, some
 
 USUAL_COLUMNS = {
     "image_column": ("image", "file_name", "filename", "image_path", "path"),
@@ -49,18 +50,6 @@ class Rows:
     names: list[str]  # what an image is called where the source gives no id
     files: list[str | None]  # that must exist
     cells: Cells
-
-
-def some(names: Iterable[Any], most: int = 8) -> str:
-    """The first names, and how many more there are."""
-    names = [str(name) for name in names]
-    more = f", … {len(names) - most} more" if len(names) > most else ""
-    return (", ".join(names[:most]) or "nothing") + more
-
-
-def one_line(error: BaseException) -> str:
-    """What an error says, without its line breaks."""
-    return " ".join(str(error.__cause__ or error).split())
 
 
 def _beside(path: Path) -> str:

@@ -53,7 +53,7 @@ def train(settings: Settings) -> dict[str, float]:
     validation = load_split(settings.data, settings.data.validation_split)
     model, processor = assemble(settings.model, settings.data, lambda: _texts(samples))
     if options.gradient_checkpointing:
-        model.gradient_checkpointing_enable()
+        model.activation_checkpointing_enable()
     dataset = CaptionDataset(samples)
     loader = _loader(settings, dataset, processor, model)
     optimizer = torch.optim.AdamW(parameter_groups(model, options), betas=(options.adam_beta1, options.adam_beta2))
