@@ -78,7 +78,7 @@ def test_the_same_batch_gives_the_same_losses_split_over_micro_batches_and_proce
     train(settings(tmp_path / "one", whole))
     train(settings(tmp_path / "accumulated", half, "training.gradient_accumulation_steps=2"))
     overrides = [*TINY, f"training.output_dir={tmp_path / 'two'}", half]
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=0", "train.py"]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "train.py"]
     environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         [*command, "--config", "configs/scenes.yaml", *overrides],
@@ -86,6 +86,7 @@ def test_the_same_batch_gives_the_same_losses_split_over_micro_batches_and_proce
         env=environment,
         capture_output=True,
         text=True,
+        timeout=300,
     )
     assert done.returncode == 0, done.stderr[-2000:]
     expected = torch.tensor(losses(tmp_path / "one"))
