@@ -19,7 +19,7 @@ from accelerate.utils import DataLoaderConfiguration, is_tensorboard_available, 
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Subset
 from transformers import get_scheduler
 from transformers.trainer_utils import SchedulerType
 
@@ -243,7 +243,7 @@ class Keeper:
         evaluation = evaluate(
             self.kept,
             self.processor,
-            Head(samples, limit),
+            Subset(samples, range(limit)),
             self.settings.generation,
             batch_size=options.per_device_eval_batch_size,
             workers=options.dataloader_num_workers,
@@ -263,19 +263,6 @@ class Keeper:
         if self.accelerator.is_main_process:
             save_captioner(self.kept, self.processor, self.log.directory / name)
         self.accelerator.wait_for_everyone()
-
-
-class Head:
-    """The first samples of a split."""
-
-    def __init__(self, samples: Any, count: int):
-        self.samples, self.count = samples, count
-
-    def __len__(self) -> int:
-        return self.count
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        return self.samples[index]
 
 
 def save_captioner(model: Captioner, processor: CaptionerProcessor, directory: Path) -> None:
