@@ -4,16 +4,15 @@ Exit codes: 0 done, 1 the work failed in part or whole, 2 the command was used w
 """
 
 import json
-import sys
-from collections.abc import Callable, Iterable
-from functools import wraps
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated
 
 import typer
 
-from .progress import console, errors, progress, say
-from .settings import GenerationSettings, Settings, SettingsError, load_settings
+from .cli_caption import caption
+from .progress import console, progress, say
+from .settings import Settings, SettingsError, load_settings
+from .terminal import BatchOption, ModelOption, OutputOption, WorkersOption, quiet, teaching, writable, write
 
 app = typer.Typer(
     help="An image captioner that looks and reads.",
@@ -23,33 +22,9 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-ModelOption = Annotated[str, typer.Option("--model", "-m", help="A shipped name, a directory or a Hub repository.")]
-BeamsOption = Annotated[int, typer.Option("--beams", "--num-beams", min=1, help="Beams of the search; 1 is greedy.")]
-BatchOption = Annotated[int, typer.Option("--batch-size", min=1, help="Images at a time.")]
-WorkersOption = Annotated[int, typer.Option("--num-workers", min=0, help="Processes that decode images.")]
-OutputOption = Annotated[Path | None, typer.Option("--output", "-o", help="JSONL file; without it, the terminal.")]
+app.command()(caption)
+
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]…", help="Settings, as section.key=value.")]
-
-
-def teaching(command: Callable) -> Callable:
-    """Turn mistakes that the package explains into one line and exit code 2."""
-
-    @wraps(command)
-    def checked(*args: Any, **kwargs: Any) -> Any:
-        try:
-            return command(*args, **kwargs)
-        except ValueError as error:
-            if not type(error).__module__.startswith("captioner."):
-                raise
-            fail(str(error), code=2)
-
-    return checked
-
-
-def fail(message: str, code: int) -> NoReturn:
-    """Say what went wrong in one line and leave."""
-    errors.print(f"[bold red]error:[/] {message}", highlight=False, soft_wrap=True)
-    raise typer.Exit(code)
 
 
 @app.command()
@@ -90,44 +65,6 @@ def train_main() -> None:
     single = typer.Typer(pretty_exceptions_enable=False)
     single.command()(train)
     single()
-
-
-@app.command()
-@teaching
-def caption(
-    paths: Annotated[list[str], typer.Argument(metavar="IMAGE|FOLDER…", help="Images, and folders of images.")],
-    model: ModelOption,
-    context: Annotated[str | None, typer.Option(help="Text to read beside every image.")] = None,
-    beams: BeamsOption = 3,
-    captions: Annotated[
-        int, typer.Option("--captions", "--num-return-sequences", min=1, help="Captions per image.")
-    ] = 1,
-    max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", "--max-length", min=1)] = 30,
-    output: OutputOption = None,
-    recursive: Annotated[bool, typer.Option("--recursive", "-r", help="Look into folders of folders.")] = False,
-    batch_size: BatchOption = 16,
-    num_workers: WorkersOption = 2,
-) -> None:
-    """Caption images and folders of images."""
-    from .captioning import Captioning, find_images
-
-    if captions > beams:
-        fail(
-            f"`--captions` is {captions}, but a search with {beams} beams finds {beams}; raise `--beams`",
-            code=2,
-        )
-    writable(output)
-    files = find_images(paths, recursive)
-    generation = GenerationSettings(num_beams=beams, max_new_tokens=max_new_tokens, num_return_sequences=captions)
-    from .adopt import load
-
-    quiet()
-    work = Captioning(*load(model), generation, context, batch_size, num_workers)
-    failed = write(progress(work.run(files), "captioning", total=len(files)), output)
-    if output is not None:
-        say(f"{len(files) - failed} of {len(files)} images captioned, written to {output}")
-    if failed:
-        fail(f"{failed} of {len(files)} images could not be read; the others are captioned", code=1)
 
 
 @app.command()
@@ -187,52 +124,6 @@ def _run_settings(config: str | None, overrides: list[str] | None, option: str |
     if len(files) != 1:
         raise SettingsError(f"give one YAML config, then section.key=value overrides; got {files or 'no config'}")
     return load_settings(files[0], [word for word in words if "=" in word])
-
-
-def quiet() -> None:
-    """Our own bars are enough: none from transformers for loading and saving."""
-    from transformers.utils.logging import disable_progress_bar
-
-    disable_progress_bar()
-
-
-def writable(path: Path | None) -> None:
-    """Refuse an output that could not be written, before any work is done."""
-    if path is None:
-        return
-    if path.is_dir():
-        fail(f"`--output` is the folder {path}; name a file in it", code=2)
-    if not path.parent.is_dir():
-        fail(f"`--output` is in {path.parent}, which is no folder; make it first", code=2)
-    existed = path.exists()
-    try:
-        path.open("a").close()
-    except OSError as error:
-        fail(f"cannot write to `--output` {path}: {error.strerror}", code=2)
-    if not existed:
-        path.unlink()
-
-
-def write(records: Iterable[dict[str, Any]], output: Path | None) -> int:
-    """Write records as they come, a line each, to a file or the terminal; → how many hold an error."""
-    failed = 0
-    sink = sys.stdout if output is None else output.open("w", encoding="utf-8")
-    try:
-        for record in records:
-            failed += "error" in record
-            print(_line(record, plain=output is None), file=sink, flush=True)
-    finally:
-        if output is not None:
-            sink.close()
-    return failed
-
-
-def _line(record: dict[str, Any], plain: bool) -> str:
-    """JSON for files; for the terminal, the image and what it shows."""
-    if not plain:
-        return json.dumps(record, ensure_ascii=False)
-    said = record.get("captions") or [record.get("caption", f"({record.get('error')})")]
-    return "\n".join(f"{record['image']}\t{text}" for text in said)
 
 
 def format_scores(scores: dict[str, float]) -> str:

@@ -1,0 +1,88 @@
+"""What every command shares: options, one-line errors with their exit codes, files to write. Knows no command.
+
+Exit codes: 0 done, 1 the work failed in part or whole, 2 the command was used wrongly.
+"""
+
+import json
+import sys
+from collections.abc import Callable, Iterable
+from functools import wraps
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+from .progress import errors
+
+ModelOption = Annotated[str, typer.Option("--model", "-m", help="A shipped name, a directory or a Hub repository.")]
+BeamsOption = Annotated[int, typer.Option("--beams", "--num-beams", min=1, help="Beams of the search; 1 is greedy.")]
+BatchOption = Annotated[int, typer.Option("--batch-size", min=1, help="Images at a time.")]
+WorkersOption = Annotated[int, typer.Option("--num-workers", min=0, help="Processes that decode images.")]
+OutputOption = Annotated[Path | None, typer.Option("--output", "-o", help="JSONL file; without it, the terminal.")]
+
+
+def teaching(command: Callable) -> Callable:
+    """Turn mistakes that the package explains into one line and exit code 2."""
+
+    @wraps(command)
+    def checked(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return command(*args, **kwargs)
+        except ValueError as error:
+            if not type(error).__module__.startswith("captioner."):
+                raise
+            fail(str(error), code=2)
+
+    return checked
+
+
+def fail(message: str, code: int) -> NoReturn:
+    """Say what went wrong in one line and leave."""
+    errors.print(f"[bold red]error:[/] {message}", highlight=False, soft_wrap=True)
+    raise typer.Exit(code)
+
+
+def quiet() -> None:
+    """Our own bars are enough: none from transformers for loading and saving."""
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()
+
+
+def writable(path: Path | None) -> None:
+    """Refuse an output that could not be written, before any work is done."""
+    if path is None:
+        return
+    if path.is_dir():
+        fail(f"`--output` is the folder {path}; name a file in it", code=2)
+    if not path.parent.is_dir():
+        fail(f"`--output` is in {path.parent}, which is no folder; make it first", code=2)
+    existed = path.exists()
+    try:
+        path.open("a").close()
+    except OSError as error:
+        fail(f"cannot write to `--output` {path}: {error.strerror}", code=2)
+    if not existed:
+        path.unlink()
+
+
+def write(records: Iterable[dict[str, Any]], output: Path | None) -> int:
+    """Write records as they come, a line each, to a file or the terminal; → how many hold an error."""
+    failed = 0
+    sink = sys.stdout if output is None else output.open("w", encoding="utf-8")
+    try:
+        for record in records:
+            failed += "error" in record
+            print(_line(record, plain=output is None), file=sink, flush=True)
+    finally:
+        if output is not None:
+            sink.close()
+    return failed
+
+
+def _line(record: dict[str, Any], plain: bool) -> str:
+    """JSON for files; for the terminal, the image and what it shows."""
+    if not plain:
+        return json.dumps(record, ensure_ascii=False)
+    said = record.get("captions") or [record.get("caption", f"({record.get('error')})")]
+    return "\n".join(f"{record['image']}\t{text}" for text in said)
