@@ -13,6 +13,7 @@ _HOMES = {
     "CaptionerConfig": "configuration",
     "CaptionerProcessor": "processor",
     "Memory": "memory",
+    "from_parts": "parts",
     "load": "adopt",
 }
 

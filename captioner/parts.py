@@ -1,0 +1,157 @@
+"""A captioner put together from its parts: pretrained ones by name or directory, new ones by configuration.
+
+Knows how parts are named and loaded; which families of decoders there are is said in `families.py`.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
+
+from .configuration import CaptionerConfig, DecoderConfig
+from .encoders import build_backbone, text_encoder_class
+from .families import FAMILIES
+from .images import ImageSettings
+from .model import Captioner
+from .processor import CaptionerProcessor
+from .wording import one_line
+
+
+class PartsError(ValueError):
+    """A part that is missing or cannot be used; the message says what would work."""
+
+
+def from_parts(
+    image_encoder: dict[str, Any] | str | None = None,
+    context_encoder: PreTrainedConfig | dict[str, Any] | str | None = None,
+    decoder: dict[str, Any] | str = "gpt2",
+    conditioning: str = "concatenated",
+    fusion: str | None = None,
+    modality_order: Sequence[str] = ("image", "context"),
+    dropout: float | None = None,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    max_caption_length: int = 40,
+    max_context_length: int = 64,
+) -> tuple[Captioner, CaptionerProcessor]:
+    """Put a captioner together; what joins its parts (projections, cross-attention) is new.
+
+    1. tokenizers, the configuration with their vocabulary and special tokens, the processor;
+    2. the model with random weights, then the pretrained parts' weights.
+
+    Args:
+        image_encoder: a timm name, with its weights from the Hub; or a dict as in `CaptionerConfig`, in which
+            `pretrained` may be true (weights from the Hub), false or the path of a file with weights.
+        context_encoder: name or directory of a transformers text encoder; or a configuration of a new one.
+        decoder: name or directory of a language model of `families.FAMILIES`; or a `DecoderConfig` as a dict.
+        conditioning, fusion, modality_order: as in `CaptionerConfig`; "separate" with "gated" leaves the language
+            model's logits as they are until it is trained.
+        dropout: of decoder and context encoder; None keeps theirs.
+        tokenizer: of captions; None: the pretrained decoder's.
+        max_caption_length, max_context_length: as in `CaptionerProcessor`.
+
+    Raises:
+        PartsError: a part that cannot be loaded or is of a family that is not supported.
+        ValueError: parts that do not fit each other.
+    """
+    if isinstance(image_encoder, str):
+        image_encoder = {"name": image_encoder, "pretrained": True}
+    tokenizer = tokenizer or pretrained(AutoTokenizer, decoder)
+    context_tokenizer = pretrained(AutoTokenizer, context_encoder) if isinstance(context_encoder, str) else None
+    config = CaptionerConfig(
+        image_encoder={k: v for k, v in image_encoder.items() if k != "pretrained"} if image_encoder else None,
+        context_encoder=_context_configuration(context_encoder, len(context_tokenizer or tokenizer), dropout),
+        decoder=_decoder_configuration(decoder, len(tokenizer), dropout),
+        conditioning=conditioning,
+        fusion=fusion,
+        modality_order=modality_order,
+    )
+    settings = ImageSettings.for_encoder(config.image_encoder) if config.image_encoder is not None else None
+    processor = CaptionerProcessor(settings, tokenizer, context_tokenizer, max_caption_length, max_context_length)
+    config.bos_token_id = config.decoder_start_token_id = processor.start_token_id
+    config.eos_token_id, config.pad_token_id = processor.eos_token_id, processor.pad_token_id
+    processor.check_model(config)
+    captioner = Captioner(config)
+    _load_pretrained_parts(captioner, image_encoder, context_encoder, decoder)
+    return captioner, processor
+
+
+def pretrained(auto: type, name: str) -> Any:
+    try:
+        return auto.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        raise PartsError(
+            f"cannot load the pretrained part {name!r}: give a local directory or a Hub repository that can be "
+            f"reached ({one_line(error)[:160]})"
+        ) from error
+
+
+def _context_configuration(
+    context: PreTrainedConfig | dict[str, Any] | str | None, vocabulary: int, dropout: float | None
+) -> PreTrainedConfig | None:
+    if isinstance(context, str):
+        context = pretrained(AutoConfig, context)
+    elif isinstance(context, dict):
+        context = AutoConfig.for_model(**{"vocab_size": vocabulary, **context})
+    if dropout is not None:
+        for name in ("hidden_dropout_prob", "attention_probs_dropout_prob", "dropout_rate"):
+            if hasattr(context, name):
+                setattr(context, name, dropout)
+    return context
+
+
+def _decoder_configuration(decoder: dict[str, Any] | str, vocabulary: int, dropout: float | None) -> DecoderConfig:
+    if isinstance(decoder, dict):
+        config = DecoderConfig(**{"vocab_size": vocabulary, **decoder})
+    else:
+        source = pretrained(AutoConfig, decoder)
+        if source.model_type not in FAMILIES:
+            raise PartsError(
+                f"`decoder` must be of a family in {sorted(FAMILIES)}, but {decoder} is {source.model_type!r}"
+            )
+        config = FAMILIES[source.model_type][0](source)
+    if dropout is not None:
+        config.dropout = dropout
+    return config
+
+
+def _load_pretrained_parts(
+    captioner: Captioner,
+    image_encoder: dict[str, Any] | None,
+    context_encoder: PreTrainedConfig | dict[str, Any] | str | None,
+    decoder: dict[str, Any] | str,
+) -> None:
+    if image_encoder is not None and image_encoder.get("pretrained"):
+        _load_timm(captioner.encoder.image.backbone, image_encoder)
+    if isinstance(context_encoder, str):
+        source = pretrained(text_encoder_class(captioner.config.context_encoder), context_encoder)
+        captioner.encoder.context.model.load_state_dict(source.state_dict(), strict=False)
+    if isinstance(decoder, str):
+        source = pretrained(AutoModelForCausalLM, decoder)
+        fill(captioner.decoder, FAMILIES[source.config.model_type][1](source))
+
+
+def _load_timm(backbone: nn.Module, image_encoder: dict[str, Any]) -> None:
+    """Weights from the Hub (`pretrained: true`) or a local file (`pretrained: path`), resized to the image size."""
+    pretrained = image_encoder["pretrained"]
+    options = {k: v for k, v in image_encoder.items() if k != "pretrained"}
+    if isinstance(pretrained, str):
+        if not Path(pretrained).is_file():
+            raise PartsError(f"`image_encoder.pretrained` is {pretrained!r}, which is no file; give one, true or false")
+        options["pretrained_cfg_overlay"] = {"file": pretrained}
+    try:
+        source = build_backbone(options, pretrained=True)
+    except (OSError, RuntimeError) as error:
+        raise PartsError(
+            f"cannot load the weights of {options['name']!r}: the Hub must be reachable, or `image_encoder.pretrained` "
+            f"the path of a local file ({one_line(error)[:160]})"
+        ) from error
+    backbone.load_state_dict(source.state_dict())
+
+
+def fill(decoder: nn.Module, weights: dict[str, Tensor]) -> None:
+    """Put translated weights in; what they do not name (the cross-attention) stays new."""
+    unexpected = decoder.load_state_dict(weights, strict=False).unexpected_keys
+    if unexpected:
+        raise PartsError(f"weights without a place in the decoder: {unexpected}")
