@@ -110,7 +110,7 @@ def _decoder_configuration(decoder: dict[str, Any] | str, vocabulary: int, dropo
             raise PartsError(
                 f"`decoder` must be of a family in {sorted(FAMILIES)}, but {decoder} is {source.model_type!r}"
             )
-        config = FAMILIES[source.model_type][0](source)
+        config = FAMILIES[source.model_type].configuration(source)
     if dropout is not None:
         config.dropout = dropout
     return config
@@ -129,7 +129,7 @@ def _load_pretrained_parts(
         captioner.encoder.context.model.load_state_dict(source.state_dict(), strict=False)
     if isinstance(decoder, str):
         source = pretrained(AutoModelForCausalLM, decoder)
-        fill(captioner.decoder, FAMILIES[source.config.model_type][1](source))
+        fill(captioner, FAMILIES[source.config.model_type].weights(source))
 
 
 def _load_timm(backbone: nn.Module, image_encoder: dict[str, Any]) -> None:
@@ -150,8 +150,8 @@ def _load_timm(backbone: nn.Module, image_encoder: dict[str, Any]) -> None:
     backbone.load_state_dict(source.state_dict())
 
 
-def fill(decoder: nn.Module, weights: dict[str, Tensor]) -> None:
+def fill(captioner: nn.Module, weights: dict[str, Tensor]) -> None:
     """Put translated weights in; what they do not name (the cross-attention) stays new."""
-    unexpected = decoder.load_state_dict(weights, strict=False).unexpected_keys
+    unexpected = captioner.load_state_dict(weights, strict=False).unexpected_keys
     if unexpected:
-        raise PartsError(f"weights without a place in the decoder: {unexpected}")
+        raise PartsError(f"weights without a place in the captioner: {unexpected}")
