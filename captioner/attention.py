@@ -257,22 +257,24 @@ class Hierarchical(Separate):
         return fused.reshape(h.shape)
 
 
-class Gated(Separate):
+class Gated(Serial):
     """Serial with tanh(g_i) before each A_i, g_i starting at 0, so that a new captioner ignores its memory.
 
-    Each branch reads through its own norm in both block orders: only then is a closed gate the identity.
+    A gated branch reads through its own norm in both block orders: only then is a closed gate the identity. The
+    modalities of `config.ungated_modalities` are attended to as in `Serial`: a trained captioner keeps them as they
+    were when another modality joins.
     """
 
     def __init__(self, config: DecoderConfig, widths: dict[str, int], layer: int):
         super().__init__(config, widths, layer)
-        self.residuals = nn.ModuleDict({name: PreNorm(config) for name in widths})
-        self.gates = nn.ModuleDict({name: Gate() for name in widths})
+        gated = [name for name in widths if name not in config.ungated_modalities]
+        self.residuals.update({name: PreNorm(config) for name in gated})
+        self.gates = nn.ModuleDict({name: Gate() for name in gated})
 
-    def forward(self, x: Tensor, memory: Memory, cache: EncoderDecoderCache | None = None) -> Tensor:
-        """x (N, T, D) → (N, T, D)."""
-        for name in self.present(memory):
-            x = self.residuals[name](x, lambda h, name=name: self.gates[name](self.branch(name, h, memory, cache)))
-        return x
+    def branch(self, name: str, h: Tensor, memory: Memory, cache: EncoderDecoderCache | None) -> Tensor:
+        """tanh(g_m)·A_m(h, H_m): (N, T, D) → (N, T, D)."""
+        attended = super().branch(name, h, memory, cache)
+        return self.gates[name](attended) if name in self.gates else attended
 
 
 class Joint(Separate):

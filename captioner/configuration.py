@@ -39,6 +39,7 @@ class DecoderConfig(PreTrainedConfig):
         initializer_range: standard deviation of new linear weights.
         embedding_std: standard deviation of new token and position embeddings; a small captioner trained from
             scratch learns to look names up in its context far sooner at 0.5 than at 0.02.
+        ungated_modalities: with fusion "gated", the modalities that have no gate (those trained without one).
     """
 
     model_type = "captioner_decoder"
@@ -59,6 +60,7 @@ class DecoderConfig(PreTrainedConfig):
     dropout: float | int = 0.1
     initializer_range: float = 0.02
     embedding_std: float = 0.02
+    ungated_modalities: list | tuple = ()
     tie_word_embeddings: bool = True
 
     def __post_init__(self, **kwargs: Any):
@@ -68,6 +70,7 @@ class DecoderConfig(PreTrainedConfig):
                 f"with {self.num_heads} heads"
             )
         _choose("decoder.norm_position", self.norm_position, NORM_POSITIONS)
+        self.ungated_modalities = list(self.ungated_modalities)
         if self.intermediate_size is None:
             self.intermediate_size = 4 * self.hidden_size
         super().__post_init__(**kwargs)
@@ -134,6 +137,9 @@ class CaptionerConfig(PreTrainedConfig):
             )
         if sorted(self.modality_order) != sorted(given):
             raise ValueError(f"`modality_order` must list each of {sorted(given)} once, but is {self.modality_order}")
+        unknown = sorted(set(self.decoder.ungated_modalities) - set(given))
+        if unknown:
+            raise ValueError(f"`decoder.ungated_modalities` must be among {sorted(given)}, but has {unknown}")
 
     @property
     def modalities(self) -> list[str]:

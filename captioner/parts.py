@@ -61,7 +61,7 @@ def from_parts(
     context_tokenizer = pretrained(AutoTokenizer, context_encoder) if isinstance(context_encoder, str) else None
     config = CaptionerConfig(
         image_encoder={k: v for k, v in image_encoder.items() if k != "pretrained"} if image_encoder else None,
-        context_encoder=_context_configuration(context_encoder, len(context_tokenizer or tokenizer), dropout),
+        context_encoder=context_configuration(context_encoder, len(context_tokenizer or tokenizer), dropout),
         decoder=_decoder_configuration(decoder, len(tokenizer), dropout),
         conditioning=conditioning,
         fusion=fusion,
@@ -73,11 +73,12 @@ def from_parts(
     config.eos_token_id, config.pad_token_id = processor.eos_token_id, processor.pad_token_id
     processor.check_model(config)
     captioner = Captioner(config)
-    _load_pretrained_parts(captioner, image_encoder, context_encoder, decoder)
+    load_pretrained_parts(captioner, image_encoder, context_encoder, decoder)
     return captioner, processor
 
 
 def pretrained(auto: type, name: str) -> Any:
+    """Load a part by name or directory with one of transformers' auto classes; errors say what would work."""
     try:
         return auto.from_pretrained(name)
     except (OSError, ValueError) as error:
@@ -87,9 +88,10 @@ def pretrained(auto: type, name: str) -> Any:
         ) from error
 
 
-def _context_configuration(
-    context: PreTrainedConfig | dict[str, Any] | str | None, vocabulary: int, dropout: float | None
+def context_configuration(
+    context: PreTrainedConfig | dict[str, Any] | str | None, vocabulary: int, dropout: float | None = None
 ) -> PreTrainedConfig | None:
+    """The configuration of a text encoder, given one, its dict, or a pretrained one's name or directory."""
     if isinstance(context, str):
         context = pretrained(AutoConfig, context)
     elif isinstance(context, dict):
@@ -116,12 +118,13 @@ def _decoder_configuration(decoder: dict[str, Any] | str, vocabulary: int, dropo
     return config
 
 
-def _load_pretrained_parts(
+def load_pretrained_parts(
     captioner: Captioner,
     image_encoder: dict[str, Any] | None,
     context_encoder: PreTrainedConfig | dict[str, Any] | str | None,
     decoder: dict[str, Any] | str,
 ) -> None:
+    """Put pretrained weights into the parts that are named; parts given as configurations stay as they are."""
     if image_encoder is not None and image_encoder.get("pretrained"):
         _load_timm(captioner.encoder.image.backbone, image_encoder)
     if isinstance(context_encoder, str):
