@@ -1,0 +1,330 @@
+"""What is said about a caption: rows that sum to 1, masks, words, grids, and formulas checked another way."""
+
+import pytest
+import torch
+from conftest import MODES_AND_NORMS, tiny_batch, tiny_captioner
+
+from captioner import recording
+from captioner.attention import MODES
+from captioner.attribution import METHODS, AttributionError, attribute, group_words, image_grid
+from captioner.encoders import ImageEncoder
+from captioner.images import ImageSettings, two_sides
+from captioner.model import ENCODER_INPUTS
+from captioner.processor import CaptionerProcessor
+from captioner.recording import READERS, record, rollout
+from captioner.vocabulary import train_tokenizer
+
+TEXTS = ["anna sees the red circle", "otto is left of the blue square", "the star the ring"]
+BACKENDS = ("eager", "sdpa")
+
+
+@pytest.fixture(scope="module")
+def processor():
+    """Word tokens: start 1, end 2, padding 0, words from 4 on."""
+    return CaptionerProcessor(ImageSettings(32, 32), train_tokenizer(TEXTS, "word", min_frequency=1))
+
+
+def photo(seed=0):
+    return torch.randint(0, 255, (3, 40, 40), generator=torch.Generator().manual_seed(seed), dtype=torch.uint8)
+
+
+def total(weights):
+    return sum(own.sum(dim=-1) for own in weights.values())
+
+
+def recorded(*mode, samples=3, captions=2, **options):
+    model = tiny_captioner(*mode, **options)
+    inputs, ids = tiny_batch(samples, captions)
+    with torch.no_grad():
+        memory = model.encode(**inputs)
+        return model, memory, ids, record(model, ids, memory)
+
+
+def test_every_mode_has_a_reader():
+    assert set(READERS) == set(MODES.values())
+
+
+@pytest.mark.parametrize(("conditioning", "fusion", "norm"), MODES_AND_NORMS)
+def test_rows_sum_to_one_and_masked_tokens_receive_nothing(conditioning, fusion, norm):
+    _, memory, _, seen = recorded(conditioning, fusion, norm_position=norm)
+    for layer in [*seen.crossing, {name: own[:, None] for name, own in rollout(seen).items()}]:
+        torch.testing.assert_close(total(layer), torch.ones_like(total(layer)))
+        for name, weights in layer.items():
+            masked = ~memory.masks[name].repeat_interleave(2, dim=0)[:, None, None, :].expand_as(weights)
+            assert (weights[masked] == 0).all()
+            assert (weights[~masked] > 0).all()
+    for among in seen.among:
+        torch.testing.assert_close(among.sum(-1), torch.ones(among.shape[:-1]))
+        assert (among.triu(1) == 0).all()
+
+
+@pytest.mark.parametrize(("conditioning", "fusion", "norm"), MODES_AND_NORMS)
+def test_watching_changes_no_logit_and_leaves_nothing_behind(conditioning, fusion, norm):
+    model, memory, ids, seen = recorded(conditioning, fusion, norm_position=norm)
+    with torch.no_grad():
+        torch.testing.assert_close(seen.logits, model.decode(ids, memory).logits, atol=1e-5, rtol=1e-5)
+    assert not any("attend" in vars(module) or module._forward_hooks for module in model.decoder.modules())
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_every_backend_gives_the_same_weights(mode):
+    model, memory, ids, _ = recorded(*mode)
+    found = []
+    for backend in BACKENDS:
+        model.set_attn_implementation(backend)
+        with torch.no_grad():
+            found.append(record(model, ids, memory))
+    for one, other in zip(found[0].crossing, found[1].crossing, strict=True):
+        for name in one:
+            torch.testing.assert_close(one[name], other[name])
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("gone", ["image", "context"])
+def test_the_share_of_an_absent_modality_is_zero(mode, gone):
+    model, memory, ids, _ = recorded(*mode)
+    with torch.no_grad():
+        seen = record(model, ids, memory.without(gone))
+    for layer in seen.crossing:
+        assert (layer[gone] == 0).all()
+        torch.testing.assert_close(total(layer), torch.ones_like(total(layer)))
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_with_nothing_to_attend_to_rows_are_zero(mode):
+    model, memory, ids, _ = recorded(*mode)
+    with torch.no_grad():
+        seen = record(model, ids, memory.without("image").without("context"))
+    for rows in [*map(total, seen.crossing), total(rollout(seen))]:
+        assert (rows == 0).all()
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_captioner_that_only_looks_gives_all_to_the_image(mode):
+    model = tiny_captioner(*mode, context_encoder=None)
+    inputs, ids = tiny_batch(2)
+    with torch.no_grad():
+        seen = record(model, ids, model.encode(inputs["pixel_values"]))
+    for layer in seen.crossing:
+        assert list(layer) == ["image"]
+        torch.testing.assert_close(total(layer), torch.ones_like(total(layer)))
+
+
+@pytest.mark.parametrize(("fusion", "ungated"), [("parallel", ()), ("serial", ()), ("gated", ()), ("gated", ["image"])])
+def test_the_share_is_the_norm_of_what_a_modality_adds_to_the_stream(fusion, ungated):
+    """In pre-norm blocks, hiding the other modality leaves x plus this one's contribution."""
+    decoder = {"ungated_modalities": list(ungated)}
+    model, memory, ids, seen = recorded("separate", fusion, captions=1, decoder=decoder)
+    mode, streams = model.decoder.blocks[0].cross_attention, []
+    hook = mode.register_forward_pre_hook(lambda module, inputs: streams.append(inputs[0]))
+    with torch.no_grad():
+        model.decode(ids, memory)
+        hook.remove()
+        x = streams[0]
+        looked = mode(x, memory.without("context")) - x
+        read = mode(x if fusion == "parallel" else x + looked, memory.without("image"))
+        read = read - (x if fusion == "parallel" else x + looked)
+    share = looked.norm(dim=-1) / (looked.norm(dim=-1) + read.norm(dim=-1))
+    measured = seen.crossing[0]["image"].sum(-1)  # (N, H, T), the same in every head
+    torch.testing.assert_close(measured, share[:, None].expand_as(measured), atol=1e-5, rtol=1e-5)
+
+
+def test_hierarchical_contributions_add_up_to_what_the_second_attention_adds(monkeypatch):
+    model, calls, scale = tiny_captioner("separate", "hierarchical"), [], recording._by_norm
+    monkeypatch.setattr(recording, "_by_norm", lambda *given: calls.append(given) or scale(*given))
+    inputs, ids = tiny_batch(3, 2)
+    with torch.no_grad():
+        record(model, ids, model.encode(**inputs))
+    for mode, seen, added in calls:
+        above = mode.over_modalities
+        whole = sum(added.values()) + above.output.bias
+        torch.testing.assert_close(whole, seen.outputs[above].reshape(whole.shape))
+    assert len(calls) == 2
+
+
+def test_joint_with_tied_projections_attends_as_concatenated_does():
+    one, other = tiny_captioner(), tiny_captioner("separate", "joint")
+    other.load_state_dict(one.state_dict(), strict=False)
+    for mine, own in zip(other.decoder.blocks, one.decoder.blocks, strict=True):
+        for attention in mine.cross_attention.attentions.values():
+            attention.load_state_dict(own.cross_attention.attention.state_dict())
+        mine.cross_attention.residual.load_state_dict(own.cross_attention.residual.state_dict())
+    inputs, ids = tiny_batch()
+    with torch.no_grad():
+        pair = [record(model, ids, model.encode(**inputs)) for model in (one, other)]
+    for mine, own in zip(*(seen.crossing for seen in pair), strict=True):
+        for name in own:
+            torch.testing.assert_close(mine[name], own[name])
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_rollout_is_the_product_of_the_layers_matrices(mode):
+    """Over caption and memory tokens as one graph, memory tokens keeping to themselves."""
+    _, _, ids, seen = recorded(*mode, captions=1)
+    tokens = ids.shape[1]
+    flow = None
+    for among, crossing in zip(seen.among, seen.crossing, strict=True):
+        memory = torch.cat(list(crossing.values()), dim=-1).mean(dim=1)
+        size = tokens + memory.shape[-1]
+        inward, outward = torch.eye(size).repeat(2, len(ids), 1, 1)
+        inward[:, :tokens, :tokens] = (among.mean(dim=1) + torch.eye(tokens)) / 2
+        outward[:, :tokens, :tokens] = torch.eye(tokens) / 2
+        outward[:, :tokens, tokens:] = memory / 2
+        step = outward @ inward
+        flow = step if flow is None else step @ flow
+    expected = flow[:, :tokens, tokens:]
+    found = torch.cat(list(rollout(seen).values()), dim=-1)
+    torch.testing.assert_close(found, expected / expected.sum(-1, keepdim=True), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_log_probabilities_are_those_of_the_model(mode, processor):
+    model = tiny_captioner(*mode)
+    caption, context, image = "the red circle", "anna sees the star", photo()
+    found = attribute(model, processor, caption, image, context)
+    for hidden, measured in [(None, found.log_probability), *found.without.items()]:
+        given = {"image": {"images": [image]}, "context": {"context": [context]}}
+        batch = processor(**{k: v for name, part in given.items() if name != hidden for k, v in part.items()})
+        labels = processor(captions=[caption])["labels"]
+        with torch.no_grad():
+            logits = model(**batch, labels=labels).logits
+        expected = logits.log_softmax(-1)[0, :3].gather(-1, labels[0, :3, None])[:, 0]
+        torch.testing.assert_close(measured, expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_saliency_is_the_gradient_of_each_words_log_probability(mode, processor):
+    model = tiny_captioner(*mode)
+    batch = processor(images=[photo()], context=["anna sees the star"], captions=["the red circle"])
+    found = attribute(model, processor, "the red circle", photo(), "anna sees the star").saliency
+    memory = model.encode(**{name: batch[name] for name in ENCODER_INPUTS if name in batch})
+    states = memory.states
+    logits = model.decode(batch["decoder_input_ids"], memory).logits.log_softmax(-1)
+    for word, token in enumerate(batch["labels"][0, :3]):
+        gradients = torch.autograd.grad(logits[0, word, token], list(states.values()), retain_graph=True)
+        row = torch.cat([(own * g).sum(-1).abs()[0] for own, g in zip(states.values(), gradients, strict=True)])
+        mine = torch.cat([found[name][word] for name in states])
+        torch.testing.assert_close(mine, (row / row.sum()).detach(), atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_shares_heat_and_reading_account_for_every_row(method, processor):
+    model = tiny_captioner("separate", "serial")
+    found = attribute(model, processor, "the red circle", photo(), "anna sees the star")
+    shares = found.shares(method=method)
+    torch.testing.assert_close(sum(shares.values()), torch.ones(3))
+    prefix = found.weights(method=method)["image"][:, : found.grid.prefix].sum(-1)
+    torch.testing.assert_close(found.heat(method=method).sum((1, 2)) + prefix, shares["image"])
+    torch.testing.assert_close(found.reading(method=method).sum(-1), shares["context"])
+    assert found.grid == (1, 2, 2)
+    assert [word.text for word in found.context] == ["anna", "sees", "the", "star"]
+
+
+def test_one_layer_and_head_can_be_chosen_and_their_mean_is_the_default(processor):
+    model = tiny_captioner()
+    found = attribute(model, processor, "the red circle", photo(), "anna sees the star")
+    assert found.attention["image"].shape == (2, 2, 3, 5)
+    each = torch.stack([found.weights(layer=i, head=j)["image"] for i in range(2) for j in range(2)])
+    torch.testing.assert_close(each.mean(0), found.weights()["image"])
+    with pytest.raises(AttributionError, match=r"`head` must lie in 0…1 \(or count from the end\), but is 2"):
+        found.weights(head=2)
+    with pytest.raises(AttributionError, match="`method` must be one of attention, rollout, saliency, but is 'eyes'"):
+        found.weights("eyes")
+
+
+def test_ids_of_a_search_and_their_text_give_the_same(processor):
+    model = tiny_captioner()
+    batch = processor(images=[photo()], context=["anna sees the star"], captions=["the red circle"])
+    ids = [1, *batch["labels"][0].tolist(), 0, 0]
+    pair = [attribute(model, processor, own, photo(), "anna sees the star") for own in (ids, "the red circle")]
+    assert pair[0].words == pair[1].words
+    assert torch.equal(pair[0].attention["image"], pair[1].attention["image"])
+    assert pair[0].caption == "the red circle"
+
+
+def test_a_missing_image_has_no_heat_and_a_missing_context_no_words(processor):
+    model = tiny_captioner()
+    found = attribute(model, processor, "the star", None, "anna sees the star")
+    assert found.grid is None
+    with pytest.raises(AttributionError, match="without an image"):
+        found.heat()
+    found = attribute(model, processor, "the star", photo(), None)
+    assert found.context == []
+    assert found.reading().shape == (2, 0)
+
+
+def test_what_cannot_be_looked_into_is_explained(processor):
+    model = tiny_captioner()
+    with pytest.raises(AttributionError, match="the caption has no words"):
+        attribute(model, processor, " ", photo())
+    with pytest.raises(AttributionError, match="has 25 tokens, but the decoder has 24 positions"):
+        attribute(model, processor, [4] * 25, photo())
+
+
+def test_looking_leaves_training_mode_and_gradients_as_they_were(processor):
+    model = tiny_captioner().train()
+    attribute(model, processor, "the star", photo())
+    assert model.training
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_sub_tokens_are_merged_into_the_words_of_the_caption():
+    tokenizer = train_tokenizer(["low lower lowest"], "bpe", vocab_size=264, min_frequency=1)
+    text = "lowest naïve, 東京 low's"
+    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    words = group_words(ids, tokenizer)
+    assert [word.text for word in words] == text.split()
+    assert [place for word in words for place in word.tokens] == list(range(len(ids)))
+    assert max(len(word.tokens) for word in words) > 1
+
+
+def test_a_words_row_is_the_mean_of_its_tokens_and_its_probability_their_product():
+    tokenizer = train_tokenizer(TEXTS, "bpe", vocab_size=270, min_frequency=1)
+    processor = CaptionerProcessor(ImageSettings(32, 32), tokenizer)
+    bert = {"model_type": "bert", "vocab_size": 270, "hidden_size": 24, "num_hidden_layers": 1,
+            "num_attention_heads": 2, "intermediate_size": 24, "max_position_embeddings": 64}  # fmt: skip
+    model = tiny_captioner(decoder={"vocab_size": 270, "max_positions": 48}, context_encoder=bert)
+    found = attribute(model, processor, "blue circle", photo(), "otto")
+    batch = processor(images=[photo()], context=["otto"], captions=["blue circle"])
+    with torch.no_grad():
+        memory = model.encode(batch["pixel_values"], None, batch["context_input_ids"], batch["context_attention_mask"])
+        seen = record(model, batch["decoder_input_ids"], memory)
+    first, last = found.words[0].tokens[0], found.words[0].tokens[-1] + 1
+    assert last - first > 1
+    rows = torch.stack([own["image"][0] for own in seen.crossing])[:, :, first:last]
+    torch.testing.assert_close(found.attention["image"][:, :, 0], rows.mean(2))
+    chosen = seen.logits.log_softmax(-1)[0].gather(-1, batch["labels"][0, :, None])[first:last].sum()
+    torch.testing.assert_close(found.log_probability[0], chosen)
+
+
+BACKBONES = {
+    "vit_tiny_patch16_224": {"image_size": [32, 64], "embed_dim": 32, "depth": 1, "num_heads": 2},
+    "vit_small_patch14_reg4_dinov2": {"image_size": 42, "embed_dim": 32, "depth": 1, "num_heads": 2},
+    "deit_tiny_distilled_patch16_224": {"image_size": 48, "embed_dim": 32, "depth": 1, "num_heads": 2},
+    "convnext_atto": {"image_size": [64, 96], "depths": (1, 1, 1, 1), "dims": (8, 8, 8, 8)},
+    "resnet10t": {"image_size": [96, 64]},
+    "swin_tiny_patch4_window7_224": {
+        "image_size": [56, 112],
+        "embed_dim": 12,
+        "depths": (1, 1),
+        "num_heads": (1, 1),
+    },
+    "pit_ti_224": {"image_size": 224},
+}
+
+
+NORMLESS = {"resnet10t", "pit_ti_224"}  # whose maps come as they are
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_cells_of_the_grid_lie_where_the_backbone_has_them(name):
+    torch.manual_seed(0)
+    image = ImageEncoder({"name": name, **BACKBONES[name]}).eval()
+    pixels = torch.randn(1, 3, *two_sides(BACKBONES[name]["image_size"]))
+    with torch.no_grad():
+        tokens = image(pixels)
+        last = image.backbone.forward_intermediates(
+            pixels, indices=[-1], intermediates_only=True, output_fmt="NCHW", norm=name not in NORMLESS
+        )[0]
+    prefix, height, width = image_grid(image, *pixels.shape[-2:], tokens.shape[1])
+    torch.testing.assert_close(tokens[0, prefix:].unflatten(0, (height, width)).permute(2, 0, 1), last[0])
