@@ -76,15 +76,19 @@ class Decoder(nn.Module):
         attention_mask: Tensor | None = None,
         cache: EncoderDecoderCache | None = None,
         logits_to_keep: int = 0,
+        positions: Tensor | None = None,
     ) -> Tensor:
         """Token ids (N, T) and a memory of B rows → states before the vocabulary head, (N, T or `logits_to_keep`, D).
+
+        `positions` (T,) says where in its caption each token stands, for rows that do not hold one caption from left
+        to right; such rows need an `attention_mask` (N, 1, T, S) of their own too. None: after what the cache holds.
 
         Raises:
             ValueError: more tokens than `max_positions`, or rows that are no multiple of the memory's.
         """
-        past = 0 if cache is None else cache.get_seq_length()
-        self._check(input_ids, past, memory)
-        positions = torch.arange(input_ids.shape[1], device=input_ids.device) + past
+        self._check_rows(input_ids, memory)
+        if positions is None:
+            positions = self._next_positions(input_ids, cache)
         x = self.token_embedding(input_ids) + self.position_embedding(positions)
         x = self.dropout(self.embedding_norm(x))
         mask = create_causal_mask(
@@ -97,12 +101,16 @@ class Decoder(nn.Module):
             x = block(x, mask, memory, cache=cache)
         return self.head_transform(self.final_norm(x[:, -logits_to_keep:]))
 
-    def _check(self, input_ids: Tensor, past: int, memory: Memory | None) -> None:
+    def _next_positions(self, input_ids: Tensor, cache: EncoderDecoderCache | None) -> Tensor:
+        past = 0 if cache is None else cache.get_seq_length()
         if past + input_ids.shape[1] > self.config.max_positions:
             raise ValueError(
                 f"a caption may have {self.config.max_positions} tokens (`decoder.max_positions`), but has "
                 f"{past + input_ids.shape[1]}; shorten it, or lower `max_new_tokens`"
             )
+        return torch.arange(input_ids.shape[1], device=input_ids.device) + past
+
+    def _check_rows(self, input_ids: Tensor, memory: Memory | None) -> None:
         if memory is not None and input_ids.shape[0] % memory.batch_size:
             raise ValueError(
                 f"caption rows must be a multiple of the memory's {memory.batch_size} samples, but are "
