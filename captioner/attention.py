@@ -3,7 +3,7 @@
 A mode is a class with the signature of all others in `MODES`; nothing else asks which one is on, and no modality is
 named here. Sources: "flat", serial, parallel and hierarchical from Libovický, Helcl and Mareček 2018
 (arXiv 1811.04716), gated from Flamingo (arXiv 2204.14198). Shape letters: B, G, N = B·G, T, S, D, H as in every file;
-d = D / H, M modalities.
+d, the width of a head; M modalities.
 """
 
 from collections.abc import Callable, Sequence
@@ -32,8 +32,12 @@ def eager_attention(
     """softmax(q·k / √d) v in plain operations, the only backend that also returns its weights.
 
     Masked scores get the dtype's lowest number before the softmax and exactly 0 after it, so a row with nothing to
-    attend to is 0 with finite gradients. Returns (N, T, H, d) and the weights (N, H, T, S).
+    attend to is 0 with finite gradients. Keys and values may have fewer heads, each shared by a group of queries.
+    Returns (N, T, H, d) and the weights (N, H, T, S).
     """
+    groups = query.shape[1] // key.shape[1]
+    if groups > 1:
+        key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
     scores = query @ key.transpose(-1, -2) * scaling
     if attention_mask is not None:
         scores = scores.masked_fill(~attention_mask, torch.finfo(scores.dtype).min)
@@ -62,28 +66,39 @@ class Attention(nn.Module):
     """The four projections and the backend that attends.
 
     Args:
-        config: heads, width D and the attention backend.
+        config: heads, their width d, width D and the attention backend.
         memory_width: width of what is attended to; D for self-attention.
+        key_value_heads: heads of keys and values; a divisor of H.
+        bias: of queries, keys and values.
+        output_bias: of the output.
     """
 
     is_causal = False
 
-    def __init__(self, config: DecoderConfig, memory_width: int):
+    def __init__(
+        self,
+        config: DecoderConfig,
+        memory_width: int,
+        key_value_heads: int,
+        bias: bool = True,
+        output_bias: bool = True,
+    ):
         super().__init__()
-        width = config.hidden_size
+        width, inner = config.hidden_size, config.num_heads * config.head_dim
         self.config = config
-        self.head_width = width // config.num_heads
-        self.query = nn.Linear(width, width)
-        self.key = nn.Linear(memory_width, width)
-        self.value = nn.Linear(memory_width, width)
-        self.output = nn.Linear(width, width)
+        self.head_width = config.head_dim
+        self.num_key_value_groups = config.num_heads // key_value_heads
+        self.query = nn.Linear(width, inner, bias=bias)
+        self.key = nn.Linear(memory_width, key_value_heads * config.head_dim, bias=bias)
+        self.value = nn.Linear(memory_width, key_value_heads * config.head_dim, bias=bias)
+        self.output = nn.Linear(inner, width, bias=output_bias)
 
     def heads(self, x: Tensor) -> Tensor:
         """(N, T, H·d) → (N, H, T, d)."""
         return x.unflatten(-1, (-1, self.head_width)).transpose(1, 2)
 
     def keys_and_values(self, states: Tensor) -> tuple[Tensor, Tensor]:
-        """States (B, S, D_m) → keys and values (B, H, S, d)."""
+        """States (B, S, D_m) → keys and values (B, key and value heads, S, d)."""
         return self.heads(self.key(states)), self.heads(self.value(states))
 
     def attend(self, backend: str, query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
@@ -92,36 +107,16 @@ class Attention(nn.Module):
         return function(self, query, keys, values, mask, dropout=0.0, scaling=self.head_width**-0.5)[0]
 
 
-class SelfAttention(Attention):
-    """Causal attention of the caption to itself; new keys and values go to the cache."""
-
-    is_causal = True
-
-    def __init__(self, config: DecoderConfig, layer: int):
-        super().__init__(config, config.hidden_size)
-        self.layer = layer
-
-    def forward(self, x: Tensor, mask: Tensor | None, cache: EncoderDecoderCache | None = None) -> Tensor:
-        """x (N, T, D), mask (N, 1, T, S) as the backend wants it → (N, T, D)."""
-        keys, values = self.keys_and_values(x)
-        if cache is not None:
-            keys, values = cache.self_attention_cache.update(keys, values, self.layer)
-        backend = self.config._attn_implementation
-        if backend == "eager" and mask is not None and mask.is_floating_point():
-            mask = mask == 0
-        attended = self.attend(backend, self.heads(self.query(x)), keys, values, mask)
-        return self.output(attended.flatten(2))
-
-
 class CrossAttention(Attention):
     """Attention of N = B·G caption rows to a memory of B rows.
 
     The G rows of an image are folded into its query axis, so the memory's keys and values are projected once per
-    image, cached with B rows, and never expanded or reordered.
+    image, cached with B rows, and never expanded or reordered. Every head has keys and values of its own, and every
+    projection a bias, whatever self-attention has.
     """
 
     def __init__(self, config: DecoderConfig, memory_width: int, entry: int):
-        super().__init__(config, memory_width)
+        super().__init__(config, memory_width, config.num_heads)
         self.entry = entry
 
     def forward(self, x: Tensor, states: Tensor, mask: Tensor, cache: EncoderDecoderCache | None) -> Tensor:

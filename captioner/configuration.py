@@ -11,7 +11,12 @@ FUSIONS = {
     "concatenated": (None,),
     "separate": ("serial", "parallel", "hierarchical", "gated", "joint"),
 }
-NORM_POSITIONS = ("pre", "post")
+DECODER_CHOICES = {
+    "norm": ("layer", "rms"),
+    "norm_position": ("pre", "post"),
+    "positions": ("learned", "rotary"),
+    "feed_forward": ("plain", "gated"),
+}
 
 
 def _choose(name: str, value: Any, choices: tuple) -> None:
@@ -27,9 +32,19 @@ class DecoderConfig(PreTrainedConfig):
         vocab_size: V, rows of the token embedding.
         hidden_size: D, the width of the stream.
         num_layers: blocks, each self-attention, cross-attention, feed-forward.
-        num_heads: H; must divide `hidden_size`.
-        intermediate_size: width inside the feed-forward; None means 4·D.
-        max_positions: learned positions, so the longest caption in tokens (start token included).
+        num_heads: H, heads of the queries.
+        num_key_value_heads: heads of self-attention's keys and values, each shared by H / this many; None means H.
+        head_dim: d, the width of a head; None means D / H.
+        query_key_norm: a norm of each head's queries and keys in self-attention, before any rotation (Qwen3).
+        attention_bias: biases of queries, keys and values in self-attention.
+        attention_output_bias: a bias after it.
+        feed_forward: "plain" (widen, activate, narrow) or "gated" (one widened half opens the other).
+        feed_forward_bias: biases in it.
+        intermediate_size: width inside it; None means 4·D.
+        positions: "learned" (vectors added to the tokens) or "rotary" (queries and keys turned by the position).
+        rope_theta: base of the rotary angles.
+        max_positions: the longest caption in tokens (start token included), so how many positions are learned.
+        norm: "layer" or "rms" (no mean, no bias).
         norm_position: "pre" (norm before each sub-layer, one more at the end) or "post" (after each sum).
         activation: a name of transformers' activations.
         embedding_norm: a norm after the embeddings (BERT, BLIP).
@@ -49,8 +64,18 @@ class DecoderConfig(PreTrainedConfig):
     hidden_size: int = 256
     num_layers: int = 4
     num_heads: int = 4
+    num_key_value_heads: int | None = None
+    head_dim: int | None = None
+    query_key_norm: bool = False
+    attention_bias: bool = True
+    attention_output_bias: bool = True
+    feed_forward: str = "plain"
+    feed_forward_bias: bool = True
     intermediate_size: int | None = None
+    positions: str = "learned"
+    rope_theta: float | int = 10_000.0
     max_positions: int = 128
+    norm: str = "layer"
     norm_position: str = "pre"
     norm_eps: float = 1e-5
     activation: str = "gelu"
@@ -64,16 +89,31 @@ class DecoderConfig(PreTrainedConfig):
     tie_word_embeddings: bool = True
 
     def __post_init__(self, **kwargs: Any):
-        if self.hidden_size % self.num_heads:
-            raise ValueError(
-                f"`decoder.hidden_size` must be a multiple of `decoder.num_heads`, but is {self.hidden_size} "
-                f"with {self.num_heads} heads"
-            )
-        _choose("decoder.norm_position", self.norm_position, NORM_POSITIONS)
+        for name, choices in DECODER_CHOICES.items():
+            _choose(f"decoder.{name}", getattr(self, name), choices)
+        self._fill_heads()
         self.ungated_modalities = list(self.ungated_modalities)
         if self.intermediate_size is None:
             self.intermediate_size = 4 * self.hidden_size
         super().__post_init__(**kwargs)
+
+    def _fill_heads(self) -> None:
+        if self.head_dim is None:
+            if self.hidden_size % self.num_heads:
+                raise ValueError(
+                    f"`decoder.hidden_size` must be a multiple of `decoder.num_heads`, but is {self.hidden_size} "
+                    f"with {self.num_heads} heads"
+                )
+            self.head_dim = self.hidden_size // self.num_heads
+        if self.num_key_value_heads is None:
+            self.num_key_value_heads = self.num_heads
+        if self.num_heads % self.num_key_value_heads:
+            raise ValueError(
+                f"`decoder.num_heads` must be a multiple of `decoder.num_key_value_heads`, but is {self.num_heads} "
+                f"with {self.num_key_value_heads}"
+            )
+        if self.positions == "rotary" and self.head_dim % 2:
+            raise ValueError(f"rotary positions turn pairs: `decoder.head_dim` must be even, but is {self.head_dim}")
 
 
 class CaptionerConfig(PreTrainedConfig):
@@ -81,12 +121,14 @@ class CaptionerConfig(PreTrainedConfig):
 
     Args:
         image_encoder: `{"name": timm model, "image_size": pixels, …}`; further keys go to timm's model constructor,
-            except `stem` (see `encoders.STEMS`) and the processor's `mean`, `std`, `interpolation`, `crop_pct`,
-            `crop_mode`. None: a captioner that only reads.
+            except `stem` (see `encoders.STEMS`), `norm_eps` (of a ViT's norms) and the processor's `mean`, `std`,
+            `interpolation`, `crop_pct`, `crop_mode`. None: a captioner that only reads.
         context_encoder: a transformers config (or its dict with `model_type`). None: a captioner that only looks.
         decoder: a `DecoderConfig` or its dict.
         conditioning: "concatenated" (one memory made of every modality) or "separate" (one cross-attention each).
         fusion: for "separate": "serial", "parallel", "hierarchical", "gated" or "joint".
+        memory_width: D_m, of the encoders' states as the decoder attends to them; None: the decoder's width. Encoders
+            of another width are projected.
         modality_order: the order in which modalities are attended to (serial, gated) or stacked (the others).
         bos_token_id, eos_token_id, pad_token_id, decoder_start_token_id: ids of the caption tokenizer; the start
             token falls back to `bos_token_id`.
@@ -103,6 +145,7 @@ class CaptionerConfig(PreTrainedConfig):
     decoder: dict | PreTrainedConfig | None = None
     conditioning: str = "concatenated"
     fusion: str | None = None
+    memory_width: int | None = None
     modality_order: list | tuple = ("image", "context")
     bos_token_id: int | None = 1
     eos_token_id: int | list[int] | None = 2

@@ -10,21 +10,42 @@ from transformers.activations import ACT2FN
 from transformers.masking_utils import create_causal_mask
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from .attention import MODES, SelfAttention
+from .attention import MODES
 from .configuration import CaptionerConfig, DecoderConfig
 from .memory import Memory
+from .norms import norm
+from .positions import POSITIONS, Rotation
 from .residual import residual
+from .self_attention import SelfAttention
 
 
 class FeedForward(nn.Sequential):
     """Widen, activate, narrow: (N, T, D) → (N, T, D)."""
 
     def __init__(self, config: DecoderConfig):
+        width, inner, bias = config.hidden_size, config.intermediate_size, config.feed_forward_bias
         super().__init__(
-            nn.Linear(config.hidden_size, config.intermediate_size),
-            ACT2FN[config.activation],
-            nn.Linear(config.intermediate_size, config.hidden_size),
+            nn.Linear(width, inner, bias=bias), ACT2FN[config.activation], nn.Linear(inner, width, bias=bias)
         )
+
+
+class GatedFeedForward(nn.Module):
+    """Widen twice, one half opening the other, narrow ("GLU variants", arXiv 2002.05202): (N, T, D) → (N, T, D)."""
+
+    def __init__(self, config: DecoderConfig):
+        super().__init__()
+        width, inner, bias = config.hidden_size, config.intermediate_size, config.feed_forward_bias
+        self.gate = nn.Linear(width, inner, bias=bias)
+        self.up = nn.Linear(width, inner, bias=bias)
+        self.down = nn.Linear(inner, width, bias=bias)
+        self.activation = ACT2FN[config.activation]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (N, T, D) → (N, T, D)."""
+        return self.down(self.activation(self.gate(x)) * self.up(x))
+
+
+FEED_FORWARDS = {"plain": FeedForward, "gated": GatedFeedForward}
 
 
 class DecoderBlock(GradientCheckpointingLayer):
@@ -36,14 +57,19 @@ class DecoderBlock(GradientCheckpointingLayer):
         self.self_attention = SelfAttention(decoder, layer)
         self.self_residual = residual(decoder)
         self.cross_attention = MODES[config.conditioning, config.fusion](decoder, widths, layer)
-        self.feed_forward = FeedForward(decoder)
+        self.feed_forward = FEED_FORWARDS[decoder.feed_forward](decoder)
         self.feed_residual = residual(decoder)
 
     def forward(
-        self, x: Tensor, mask: Tensor | None, memory: Memory | None, cache: EncoderDecoderCache | None = None
+        self,
+        x: Tensor,
+        mask: Tensor | None,
+        memory: Memory | None,
+        rotation: Rotation | None = None,
+        cache: EncoderDecoderCache | None = None,
     ) -> Tensor:
         """x (N, T, D), causal mask as the backend wants it, memory of B rows → (N, T, D)."""
-        x = self.self_residual(x, lambda h: self.self_attention(h, mask, cache))
+        x = self.self_residual(x, lambda h: self.self_attention(h, mask, cache, rotation))
         if memory is not None:
             x = self.cross_attention(x, memory, cache)
         return self.feed_residual(x, self.feed_forward)
@@ -62,11 +88,11 @@ class Decoder(nn.Module):
         decoder = config.decoder
         self.config = decoder
         self.token_embedding = nn.Embedding(decoder.vocab_size, decoder.hidden_size)
-        self.position_embedding = nn.Embedding(decoder.max_positions, decoder.hidden_size)
-        self.embedding_norm = _norm(decoder) if decoder.embedding_norm else nn.Identity()
+        self.position_embedding = POSITIONS[decoder.positions](decoder)
+        self.embedding_norm = norm(decoder) if decoder.embedding_norm else nn.Identity()
         self.dropout = nn.Dropout(decoder.dropout)
         self.blocks = nn.ModuleList(DecoderBlock(config, widths, i) for i in range(decoder.num_layers))
-        self.final_norm = _norm(decoder) if decoder.norm_position == "pre" else nn.Identity()
+        self.final_norm = norm(decoder) if decoder.norm_position == "pre" else nn.Identity()
         self.head_transform = _head_transform(decoder) if decoder.head_transform else nn.Identity()
 
     def forward(
@@ -89,8 +115,9 @@ class Decoder(nn.Module):
         self._check_rows(input_ids, memory)
         if positions is None:
             positions = self._next_positions(input_ids, cache)
-        x = self.token_embedding(input_ids) + self.position_embedding(positions)
+        x = self.position_embedding.place(self.token_embedding(input_ids), positions)
         x = self.dropout(self.embedding_norm(x))
+        rotation = self.position_embedding.rotation(x, positions)
         mask = create_causal_mask(
             config=self.config,
             inputs_embeds=x,
@@ -98,7 +125,7 @@ class Decoder(nn.Module):
             cache=None if cache is None else cache.self_attention_cache,
         )
         for block in self.blocks:
-            x = block(x, mask, memory, cache=cache)
+            x = block(x, mask, memory, rotation, cache=cache)
         return self.head_transform(self.final_norm(x[:, -logits_to_keep:]))
 
     def _next_positions(self, input_ids: Tensor, cache: EncoderDecoderCache | None) -> Tensor:
@@ -118,10 +145,6 @@ class Decoder(nn.Module):
             )
 
 
-def _norm(config: DecoderConfig) -> nn.LayerNorm:
-    return nn.LayerNorm(config.hidden_size, eps=config.norm_eps)
-
-
 def _head_transform(config: DecoderConfig) -> nn.Sequential:
     """Dense, activation, norm: what BERT-like models put before the vocabulary head."""
-    return nn.Sequential(nn.Linear(config.hidden_size, config.hidden_size), ACT2FN[config.activation], _norm(config))
+    return nn.Sequential(nn.Linear(config.hidden_size, config.hidden_size), ACT2FN[config.activation], norm(config))

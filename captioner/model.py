@@ -57,9 +57,10 @@ class Captioner(PreTrainedModel, GenerationMixin):
                 init.zeros_(module.bias)
         elif isinstance(module, nn.Embedding):
             init.normal_(module.weight, std=decoder.embedding_std)
-        elif isinstance(module, nn.LayerNorm):
+        elif isinstance(module, nn.LayerNorm | nn.RMSNorm):
             init.ones_(module.weight)
-            init.zeros_(module.bias)
+            if getattr(module, "bias", None) is not None:
+                init.zeros_(module.bias)
         elif isinstance(module, Gate):
             init.zeros_(module.opening)
 
@@ -156,6 +157,18 @@ class Captioner(PreTrainedModel, GenerationMixin):
         inputs[:, 0] = self.config.decoder_start_token_id
         pad = self.config.pad_token_id
         return inputs.masked_fill(inputs == -100, self.config.decoder_start_token_id if pad is None else pad)
+
+    def switch_conditioning(self, conditioning: str, fusion: str | None = None) -> None:
+        """Change the conditioning mode in place and keep what was learnt; see `switching.switch_conditioning`."""
+        from .switching import switch_conditioning
+
+        switch_conditioning(self, conditioning, fusion)
+
+    def add_modality(self, name: str, encoder: Any, processor: Any = None, tokenizer: Any = None) -> None:
+        """Let this captioner attend to another modality, its outputs as before; see `switching.add_modality`."""
+        from .switching import add_modality
+
+        add_modality(self, name, encoder, processor, tokenizer)
 
     @torch.no_grad()
     def generate(self, inputs: Tensor | None = None, **kwargs: Any) -> Any:

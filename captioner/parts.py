@@ -1,6 +1,6 @@
 """A captioner put together from its parts: pretrained ones by name or directory, new ones by configuration.
 
-Knows how parts are named and loaded; which families of decoders there are is said in `families.py`.
+Knows how parts are named and loaded; `families.py` and `llama.py` know what each family of decoders looks like.
 """
 
 from collections.abc import Sequence
@@ -14,9 +14,13 @@ from .configuration import CaptionerConfig, DecoderConfig
 from .encoders import build_backbone, text_encoder_class
 from .families import FAMILIES
 from .images import ImageSettings
+from .llama import LLAMA_FAMILIES
 from .model import Captioner
 from .processor import CaptionerProcessor
 from .wording import one_line
+
+# Model type of transformers → how its language models are translated.
+DECODERS = FAMILIES | LLAMA_FAMILIES
 
 
 class PartsError(ValueError):
@@ -44,7 +48,7 @@ def from_parts(
         image_encoder: a timm name, with its weights from the Hub; or a dict as in `CaptionerConfig`, in which
             `pretrained` may be true (weights from the Hub), false or the path of a file with weights.
         context_encoder: name or directory of a transformers text encoder; or a configuration of a new one.
-        decoder: name or directory of a language model of `families.FAMILIES`; or a `DecoderConfig` as a dict.
+        decoder: name or directory of a language model of a family in `DECODERS`; or a `DecoderConfig` as a dict.
         conditioning, fusion, modality_order: as in `CaptionerConfig`; "separate" with "gated" leaves the language
             model's logits as they are until it is trained.
         dropout: of decoder and context encoder; None keeps theirs.
@@ -108,11 +112,11 @@ def _decoder_configuration(decoder: dict[str, Any] | str, vocabulary: int, dropo
         config = DecoderConfig(**{"vocab_size": vocabulary, **decoder})
     else:
         source = pretrained(AutoConfig, decoder)
-        if source.model_type not in FAMILIES:
+        if source.model_type not in DECODERS:
             raise PartsError(
-                f"`decoder` must be of a family in {sorted(FAMILIES)}, but {decoder} is {source.model_type!r}"
+                f"`decoder` must be of a family in {sorted(DECODERS)}, but {decoder} is {source.model_type!r}"
             )
-        config = FAMILIES[source.model_type].configuration(source)
+        config = DECODERS[source.model_type].configuration(source)
     if dropout is not None:
         config.dropout = dropout
     return config
@@ -132,7 +136,7 @@ def load_pretrained_parts(
         captioner.encoder.context.model.load_state_dict(source.state_dict(), strict=False)
     if isinstance(decoder, str):
         source = pretrained(AutoModelForCausalLM, decoder)
-        fill(captioner, FAMILIES[source.config.model_type].weights(source))
+        fill(captioner, DECODERS[source.config.model_type].weights(source))
 
 
 def _load_timm(backbone: nn.Module, image_encoder: dict[str, Any]) -> None:

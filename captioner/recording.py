@@ -25,12 +25,12 @@ from .attention import (
     Hierarchical,
     Joint,
     Parallel,
-    SelfAttention,
     Serial,
     eager_attention,
 )
 from .memory import Memory
 from .model import Captioner
+from .self_attention import SelfAttention
 
 Weights = dict[str, Tensor]  # modality → (N, H, T, S_m)
 

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from torch import Tensor, nn
 
 from .configuration import DecoderConfig
+from .norms import norm
 
 
 class PreNorm(nn.Module):
@@ -12,7 +13,7 @@ class PreNorm(nn.Module):
 
     def __init__(self, config: DecoderConfig):
         super().__init__()
-        self.norm = nn.LayerNorm(config.hidden_size, eps=config.norm_eps)
+        self.norm = norm(config)
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, x: Tensor, sublayer: Callable[[Tensor], Tensor]) -> Tensor:
