@@ -85,6 +85,13 @@ class Attribution:
         """Modality → (W,): the part of each row that belongs to it; `choice` as in `weights`."""
         return {name: own.sum(dim=-1) for name, own in self.weights(**choice).items()}
 
+    def balance(self, **choice: Any) -> dict[str, Tensor]:
+        """What of each row went to "patches", to "prefix" tokens of the image, and to "context": (W,) each."""
+        shares, nothing = self.shares(**choice), torch.zeros(len(self.words))
+        patches = nothing if self.grid is None else self.heat(**choice).sum(dim=(1, 2))
+        prefix = shares.get("image", nothing) - patches
+        return {"patches": patches, "prefix": prefix.clamp(min=0), "context": shares.get("context", nothing)}
+
     def heat(self, **choice: Any) -> Tensor:
         """The image's part of `weights` on its grid, (W, height, width); what prefix tokens received is left out.
 

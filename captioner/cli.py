@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from .cli_attend import attend
 from .cli_caption import caption
 from .progress import console, progress, say
 from .settings import Settings, SettingsError, load_settings
@@ -23,6 +24,7 @@ app = typer.Typer(
 )
 
 app.command()(caption)
+app.command()(attend)
 
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]…", help="Settings, as section.key=value.")]
 
@@ -49,6 +51,7 @@ def train(
     config: Annotated[str | None, typer.Argument(help="A YAML file with the settings of the run.")] = None,
     overrides: Overrides = None,
     config_option: Annotated[str | None, typer.Option("--config", help="The same, as an option.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest checkpoint, if there is one.")] = False,
 ) -> None:
     """Train a captioner from a YAML config and `section.key=value` overrides."""
     settings = _run_settings(config, overrides, config_option)
@@ -56,7 +59,7 @@ def train(
 
     quiet()
 
-    best = run(settings)
+    best = run(settings, resume)
     say(f"best step {best['step']}: {format_scores(best)}; saved in {settings.training.output_dir}/best")
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
+from rich.markup import escape
 
 from .progress import errors
 
@@ -38,7 +39,7 @@ def teaching(command: Callable) -> Callable:
 
 def fail(message: str, code: int) -> NoReturn:
     """Say what went wrong in one line and leave."""
-    errors.print(f"[bold red]error:[/] {message}", highlight=False, soft_wrap=True)
+    errors.print(f"[bold red]error:[/] {escape(message)}", highlight=False, soft_wrap=True)
     raise typer.Exit(code)
 
 

@@ -1,0 +1,67 @@
+"""`captioner attend`: caption one image, then draw what each word looked at and read."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from .progress import console, say
+from .settings import GenerationSettings
+from .terminal import BeamsOption, ModelOption, fail, quiet, teaching, writable
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from .attribution import Attribution
+
+VERBS = {"image": "looked", "context": "read"}
+
+
+@teaching
+def attend(
+    image: Annotated[str, typer.Argument(metavar="IMAGE", help="The photo.")],
+    model: ModelOption,
+    context: Annotated[str | None, typer.Option(help="Text to read beside the image.")] = None,
+    caption: Annotated[str | None, typer.Option(help="A caption to look into; default: the captioner's own.")] = None,
+    output: Annotated[Path, typer.Option("--output", "-o", help="The picture: .png, .svg, .pdf, …")] = Path(
+        "attend.png"
+    ),
+    method: Annotated[str, typer.Option(help="attention, rollout or saliency (by gradients).")] = "attention",
+    layer: Annotated[int | None, typer.Option(help="One layer of the attention; default: their mean.")] = None,
+    head: Annotated[int | None, typer.Option(help="One head of the attention; default: their mean.")] = None,
+    beams: BeamsOption = 3,
+    max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", "--max-length", min=1)] = 30,
+) -> None:
+    """Draw what each word of a caption looked at and read."""
+    writable(output)
+    try:
+        from .pictures import check_format, picture
+    except ImportError:
+        fail("pictures need matplotlib: pip install 'captioner[plots]'", code=2)
+    check_format(output)
+    from .adopt import load
+    from .looking import look
+
+    quiet()
+    generation = GenerationSettings(num_beams=beams, max_new_tokens=max_new_tokens)
+    seen = look(*load(model), image, context, caption, generation)
+    choice = {"method": method, "layer": layer, "head": head}
+    picture(seen.found, seen.photo, **choice).savefig(output, dpi=120)
+    console.print(_table(seen.found, choice))
+    say(f"the picture: {output}")
+
+
+def _table(found: "Attribution", choice: dict[str, Any]) -> "Table":
+    """A line per word: its shares, its probability, and that probability without each modality."""
+    from rich.table import Table
+
+    table = Table("word")
+    shares = found.shares(**choice)
+    columns = {VERBS[name]: own for name, own in shares.items()}
+    columns["probability"] = found.log_probability.exp()
+    columns |= {f"without {name}": own.exp() for name, own in found.without.items() if len(found.without) > 1}
+    for name in columns:
+        table.add_column(name, justify="right")
+    for i, word in enumerate(found.words):
+        table.add_row(word.text, *(f"{float(own[i]):.0%}" for own in columns.values()))
+    return table
