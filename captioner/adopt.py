@@ -1,13 +1,14 @@
-"""From names to captioners: load ours by path, Hub id or shipped name, or build what a run's settings describe."""
+"""From names to captioners: load by path, Hub id or shipped name, or build what a run's settings describe."""
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
 
 from .configuration import CaptionerConfig
+from .foreign import ARCHITECTURES, SUPPORTED, adopt
 from .model import Captioner
 from .parts import from_parts, pretrained
 from .processor import CaptionerProcessor
@@ -16,6 +17,8 @@ from .vocabulary import train_tokenizer
 from .wording import one_line
 
 SHIPPED = Path(__file__).parent / "shipped"
+DEFAULT_MODEL = "Salesforce/blip-image-captioning-base"
+HUB_OPTIONS = ("revision", "token", "cache_dir", "local_files_only", "force_download", "subfolder")
 
 
 class AdoptError(ValueError):
@@ -27,37 +30,56 @@ def shipped_names() -> list[str]:
     return sorted(folder.name for folder in SHIPPED.glob("*") if folder.is_dir())
 
 
-def load(path_or_hub_id: str | Path, **kwargs: Any) -> tuple[Captioner, CaptionerProcessor]:
-    """Load a captioner and its processor, in evaluation mode.
+def load(path_or_hub_id: str | Path | None = None, **kwargs: Any) -> tuple[Captioner, CaptionerProcessor]:
+    """Load a captioner and its processor, in evaluation mode; what is not ours becomes ours with the same outputs.
 
     Args:
-        path_or_hub_id: a shipped name ("scenes-separate"), a directory, or a Hub repository.
-        kwargs: for `Captioner.from_pretrained`, such as `dtype` or `device_map`.
+        path_or_hub_id: a shipped name ("scenes-separate"), a directory, or a Hub repository; of our own checkpoints,
+            or of what transformers saved of one of `foreign.ARCHITECTURES`. None: `DEFAULT_MODEL`.
+        kwargs: for `from_pretrained`, such as `dtype`, `attn_implementation`, `revision` or `token`.
 
     Raises:
-        AdoptError: nothing there, or an architecture that is not ours.
+        AdoptError: nothing there, or an architecture that is not supported.
+        ForeignError: one that is, with a part that ours cannot express, or with files missing.
     """
-    source = str(path_or_hub_id)
+    source = str(path_or_hub_id or DEFAULT_MODEL)
     if source in shipped_names():
         source, kwargs = str(SHIPPED / source), {"dtype": torch.float32, **kwargs}
-    config = _read_config(source)
-    if not isinstance(config, CaptionerConfig):
+    hub = {name: kwargs.pop(name) for name in HUB_OPTIONS if name in kwargs}
+    config = _read_config(source, hub)
+    model_type = config.get("model_type")
+    if model_type not in LOADERS:
         raise AdoptError(
-            f"{source} holds a {config.model_type!r} model; captioner loads checkpoints of model type 'captioner'"
+            f"{source} holds a model of type {model_type!r}; captioner loads its own checkpoints, and {SUPPORTED}"
         )
-    model, processor = Captioner.from_pretrained(source, **kwargs), CaptionerProcessor.from_pretrained(source)
+    model, processor = LOADERS[model_type](source, config, hub, **kwargs)
     processor.check_model(model.config)
     return model, processor
 
 
-def _read_config(source: str) -> PreTrainedConfig:
+def _read_config(source: str, hub: dict[str, Any]) -> dict[str, Any]:
     try:
-        return AutoConfig.from_pretrained(source)
+        return PreTrainedConfig.get_config_dict(source, **hub)[0]
     except (OSError, ValueError) as error:
+        without = "without a model, the default is taken, but " if source == DEFAULT_MODEL else ""
         raise AdoptError(
-            f"cannot load a captioner from {source!r}: give a directory with config.json, a Hub repository that can "
-            f"be reached, or one of {shipped_names()} ({one_line(error)[:160]})"
+            f"{without}cannot load a captioner from {source!r}: give a directory with config.json, a Hub repository "
+            f"that can be reached, or one of {shipped_names()}; `captioner demo` needs no network "
+            f"({one_line(error)[:160]})"
         ) from error
+
+
+def _load_ours(
+    source: str, config: dict[str, Any], hub: dict[str, Any], **kwargs: Any
+) -> tuple[Captioner, CaptionerProcessor]:
+    return (
+        Captioner.from_pretrained(source, **hub, **kwargs),
+        CaptionerProcessor.from_pretrained(source, **hub),
+    )
+
+
+# Model type in config.json → what loads it.
+LOADERS = {CaptionerConfig.model_type: _load_ours, **dict.fromkeys(ARCHITECTURES, adopt)}
 
 
 def assemble(

@@ -1,4 +1,4 @@
-"""From pixels and context ids to `Memory`: a timm backbone, a transformers text encoder, projections to the decoder.
+"""From pixels and context ids to `Memory`: a timm backbone, a transformers text encoder, projections to one width.
 
 Knows nothing about captions. Backbones are built from their configuration; pretrained weights are put in by whoever
 assembles a captioner from parts. Letters: B, S_m, D as in every file; P patch tokens, L context tokens.
@@ -64,6 +64,8 @@ def build_backbone(image_encoder: dict[str, Any], pretrained: bool = False) -> n
         options["img_size"] = size
     if stem is not None:
         options |= _stem_options(stem, size, options)
+    if "norm_eps" in options:
+        options["norm_layer"] = partial(nn.LayerNorm, eps=options.pop("norm_eps"))
     try:
         pool = "token" if "distilled" in name else ""  # distilled heads insist on it; no head is ever called
         backbone = timm.create_model(name, pretrained=pretrained, num_classes=0, global_pool=pool, **options)
@@ -143,7 +145,7 @@ class ContextEncoder(nn.Module):
 
 
 class Encoders(nn.Module):
-    """All of a captioner's encoders, each with a projection where its width is not the decoder's."""
+    """All of a captioner's encoders, each with a projection where its width is not the memory's."""
 
     main_input_name = "pixel_values"
 
@@ -152,7 +154,7 @@ class Encoders(nn.Module):
         self.order = config.modalities
         self.image = ImageEncoder(config.image_encoder) if config.image_encoder is not None else None
         self.context = ContextEncoder(config.context_encoder) if config.context_encoder is not None else None
-        width = config.decoder.hidden_size
+        width = config.memory_width or config.decoder.hidden_size
         parts = {name: getattr(self, name) for name in self.order}
         self.projections = nn.ModuleDict(
             {

@@ -22,6 +22,7 @@ from .images import ImageSettings, open_image, reason, two_sides
 PROCESSOR_FILE = "processor_config.json"
 CONTEXT_FOLDER = "context_tokenizer"
 IGNORED_LABEL = -100
+PLAIN_TEXT = {"add_special_tokens": False, "split_special_tokens": True, "verbose": False}
 
 
 class CaptionerProcessor(PushToHubMixin):
@@ -74,6 +75,7 @@ class CaptionerProcessor(PushToHubMixin):
         images: Any = None,
         context: str | Sequence[str | None] | None = None,
         captions: str | Sequence[str] | Sequence[Sequence[str]] | None = None,
+        prompt: str | None = None,
         return_tensors: str | None = "pt",
     ) -> BatchFeature:
         """Make a batch; what is not given has no key.
@@ -82,16 +84,19 @@ class CaptionerProcessor(PushToHubMixin):
             images: one or B of what `open_image` reads; None in a list is an absent image.
             context: one or B texts; None in a list, or blank text, is an absent context.
             captions: one caption, B, or B lists of G each.
+            prompt: how the caption of every sample starts, for `generate`; not together with `captions`.
             return_tensors: as in transformers.
 
         Returns:
             `pixel_values` (B, 3, H, W) float32, zero where absent; `image_mask` (B,), only if one is absent;
             `context_input_ids`, `context_attention_mask` (B, L), the mask False throughout where absent;
-            `decoder_input_ids`, `decoder_attention_mask`, `labels` (N, T). Masks are bool, True where real.
+            `decoder_input_ids`, `decoder_attention_mask`, `labels` (N, T); of a prompt, only the first, (B, T).
+            Masks are bool, True where real.
 
         Raises:
             ImageError: an image that cannot be read.
-            ValueError: nothing given, batch sizes that differ, or an unequal number of captions per image.
+            ValueError: nothing given, batch sizes that differ, an unequal number of captions per image, or captions
+                beside a prompt.
         """
         given = {"images": images, "context": context, "captions": captions}
         given = {name: _as_list(value) for name, value in given.items() if value is not None}
@@ -103,6 +108,10 @@ class CaptionerProcessor(PushToHubMixin):
             )
         makers = {"images": self._images, "context": self._contexts, "captions": self._captions}
         tensors = {key: value for name, values in given.items() for key, value in makers[name](values).items()}
+        if prompt is not None:
+            if "captions" in given:
+                raise ValueError("give `captions` to train on or a `prompt` to continue, not both")
+            tensors["decoder_input_ids"] = self._prompt(prompt).expand(len(next(iter(given.values()))), -1)
         return BatchFeature(tensors, tensor_type=return_tensors)
 
     def _images(self, images: list[Any]) -> dict[str, Tensor]:
@@ -149,12 +158,15 @@ class CaptionerProcessor(PushToHubMixin):
         wrong = next((text for text in texts if not isinstance(text, str)), None)
         if wrong is not None or None in texts:
             raise ValueError(f"captions must be text, but one is {wrong!r}; leave its sample out")
-        plain = {"add_special_tokens": False, "split_special_tokens": True, "verbose": False}
-        rows = self.tokenizer(texts, **plain)["input_ids"] if texts else []
+        rows = self.tokenizer(texts, **PLAIN_TEXT)["input_ids"] if texts else []
         rows = [row[: self.max_caption_length - 1] for row in rows]
         inputs, mask = _pad([[self.start_token_id, *row] for row in rows], self.pad_token_id)
         labels, _ = _pad([[*row, self.eos_token_id] for row in rows], IGNORED_LABEL)
         return {"decoder_input_ids": inputs, "decoder_attention_mask": mask, "labels": labels}
+
+    def _prompt(self, prompt: str) -> Tensor:
+        """The start token and the prompt's tokens, (1, T); no EOS, since the caption goes on."""
+        return torch.tensor([[self.start_token_id, *self.tokenizer(prompt, **PLAIN_TEXT)["input_ids"]]])
 
     def decode(self, ids: Sequence[int] | Tensor) -> str:
         """Ids (T,) to text: what stands between start token and first EOS, without special tokens."""
