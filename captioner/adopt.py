@@ -39,8 +39,8 @@ def load(path_or_hub_id: str | Path | None = None, **kwargs: Any) -> tuple[Capti
         kwargs: for `from_pretrained`, such as `dtype`, `attn_implementation`, `revision` or `token`.
 
     Raises:
-        AdoptError: nothing there, or an architecture that is not supported.
-        ForeignError: one that is, with a part that ours cannot express, or with files missing.
+        AdoptError: nothing or not everything there, or an architecture that is not supported.
+        ForeignError, FamilyError: one that is, with a part that ours cannot express.
     """
     source = str(path_or_hub_id or DEFAULT_MODEL)
     if source in shipped_names():
@@ -52,7 +52,13 @@ def load(path_or_hub_id: str | Path | None = None, **kwargs: Any) -> tuple[Capti
         raise AdoptError(
             f"{source} holds a model of type {model_type!r}; captioner loads its own checkpoints, and {SUPPORTED}"
         )
-    model, processor = LOADERS[model_type](source, config, hub, **kwargs)
+    try:
+        model, processor = LOADERS[model_type](source, config, hub, **kwargs)
+    except OSError as error:
+        raise AdoptError(
+            f"{source} lacks a part of a captioner; save both the model and its processor there "
+            f"({one_line(error)[:160]})"
+        ) from error
     processor.check_model(model.config)
     return model, processor
 

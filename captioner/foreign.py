@@ -210,19 +210,24 @@ def adopt(
         kwargs: for transformers' `from_pretrained`, such as `dtype`.
 
     Raises:
-        ForeignError: a part of the architecture that ours cannot express, or files that are missing.
+        ForeignError: a part of the architecture that ours cannot express, no image processor or no tokenizer.
+        OSError: no weights.
     """
-    try:
-        parts = ARCHITECTURES[config["model_type"]](source, config, {**hub, **kwargs})
-        images = AutoImageProcessor.from_pretrained(source, **hub)
-        tokenizer = AutoTokenizer.from_pretrained(source, **hub)
-    except OSError as error:
-        raise ForeignError(
-            f"{source} lacks a part of a captioner; save the model, its image processor and its tokenizer there "
-            f"({one_line(error)[:160]})"
-        ) from error
+    parts = ARCHITECTURES[config["model_type"]](source, config, {**hub, **kwargs})
+    images = _beside(source, "image processor", AutoImageProcessor, hub)
+    tokenizer = _beside(source, "tokenizer", AutoTokenizer, hub)
     processor = _processor(parts, images, tokenizer)
     return _translate(parts, processor, attn_implementation), processor
+
+
+def _beside(source: str, what: str, auto: type, hub: dict[str, Any]) -> Any:
+    try:
+        return auto.from_pretrained(source, **hub)
+    except (OSError, ValueError) as error:
+        raise ForeignError(
+            f"{source} has no {what} that can be loaded; `save_pretrained` the one that the model was trained with "
+            f"there ({one_line(error)[:160]})"
+        ) from error
 
 
 def _processor(parts: Parts, images: Any, tokenizer: PreTrainedTokenizerBase) -> CaptionerProcessor:

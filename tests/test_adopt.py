@@ -35,6 +35,7 @@ from typer.testing import CliRunner
 from captioner import Captioner, CaptionerProcessor, load
 from captioner.adopt import DEFAULT_MODEL, AdoptError, shipped_names
 from captioner.cli import app
+from captioner.families import FamilyError
 from captioner.foreign import ForeignError, image_settings
 
 SIZE = 32
@@ -324,11 +325,12 @@ def test_a_processor_and_a_half_precision_model_saved_as_blip_publishes_them(bli
     assert processor.image_settings == blip_captioner.processor.image_settings
 
 
-def test_an_image_processor_of_old_is_read(vit_gpt2, tmp_path):
-    old = {"feature_extractor_type": "ViTFeatureExtractor", "size": SIZE, "do_resize": True, "do_normalize": True}
-    old |= {"image_mean": [0.5, 0.4, 0.3], "image_std": [0.2, 0.3, 0.4], "resample": 3}
+@pytest.mark.parametrize("kind", ["feature_extractor_type", "image_processor_type"])
+def test_image_processors_of_old_are_read(kind, tmp_path):
+    name = {"feature_extractor_type": "ViTFeatureExtractor", "image_processor_type": "BlipImageProcessor"}[kind]
+    old = {kind: name, "size": SIZE, "do_resize": True, "do_normalize": True, "resample": 3}
+    old |= {"image_mean": [0.5, 0.4, 0.3], "image_std": [0.2, 0.3, 0.4]}
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(old))
-    (tmp_path / "config.json").write_text('{"model_type": "vision-encoder-decoder"}')
     theirs = AutoImageProcessor.from_pretrained(tmp_path)
     settings = image_settings(theirs)
     for photo in photos():
@@ -379,9 +381,35 @@ def test_another_head_of_blip_is_refused(tmp_path):
         load(tmp_path)
 
 
-def test_missing_files_are_named(tmp_path):
-    CAPTIONERS["vit-gpt2"]()[0].save_pretrained(tmp_path)
-    with pytest.raises(ForeignError, match="save the model, its image processor and its tokenizer"):
+@pytest.mark.parametrize("missing", range(3))
+def test_a_missing_part_is_named(missing, tmp_path):
+    parts = CAPTIONERS["vit-gpt2"]()
+    parts[0].config.save_pretrained(tmp_path)
+    for part in parts[:missing] + parts[missing + 1 :]:
+        part.save_pretrained(tmp_path)
+    with pytest.raises((AdoptError, ForeignError), match=("the model", "no image processor", "no tokenizer")[missing]):
+        load(tmp_path)
+
+
+def test_one_of_ours_without_its_processor_is_told_so(vit_gpt2, tmp_path):
+    vit_gpt2.ours.save_pretrained(tmp_path)
+    with pytest.raises(AdoptError, match="save both the model and its processor"):
+        load(tmp_path)
+
+
+def test_decoders_that_ours_cannot_express_are_refused(tmp_path):
+    config = VisionEncoderDecoderConfig.from_encoder_decoder_configs(vit(), bert(RobertaConfig, hidden_act="relu"))
+    for part in (VisionEncoderDecoderModel(config), *CAPTIONERS["deit-roberta"]()[1:]):
+        part.save_pretrained(tmp_path)
+    with pytest.raises(FamilyError, match="'gelu', as in its head, but is 'relu'"):
+        load(tmp_path)
+
+
+def test_image_encoders_that_ours_cannot_express_are_refused(tmp_path):
+    model = encoder_decoder(vit(hidden_act="gelu_10"), gpt2(), END, END)
+    for part in (model, *CAPTIONERS["vit-gpt2"]()[1:]):
+        part.save_pretrained(tmp_path)
+    with pytest.raises(ForeignError, match="`hidden_act` of the image encoder .* but is 'gelu_10'"):
         load(tmp_path)
 
 
