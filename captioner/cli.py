@@ -4,6 +4,7 @@ Exit codes: 0 done, 1 the work failed in part or whole, 2 the command was used w
 """
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -11,9 +12,10 @@ import typer
 
 from .cli_attend import attend
 from .cli_caption import caption
+from .cli_convert import convert
 from .progress import console, progress, say
 from .settings import Settings, SettingsError, load_settings
-from .terminal import BatchOption, ModelOption, OutputOption, WorkersOption, quiet, teaching, writable, write
+from .terminal import BatchOption, ModelOption, OutputOption, WorkersOption, fail, quiet, teaching, writable, write
 
 app = typer.Typer(
     help="An image captioner that looks and reads.",
@@ -25,6 +27,7 @@ app = typer.Typer(
 
 app.command()(caption)
 app.command()(attend)
+app.command()(convert)
 
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]…", help="Settings, as section.key=value.")]
 
@@ -78,26 +81,32 @@ def evaluate(
     config: Annotated[str | None, typer.Option(help="A YAML file with `data` and `generation`.")] = None,
     split: Annotated[str | None, typer.Option(help="Which split; default: `data.validation_split`.")] = None,
     output: OutputOption = None,
+    report: Annotated[
+        Path | None, typer.Option(help="An HTML page: scores with and without each modality, samples, attention maps.")
+    ] = None,
+    compare: Annotated[list[str] | None, typer.Option(help="A further captioner for the page; repeatable.")] = None,
     batch_size: BatchOption = 64,
     num_workers: WorkersOption = 2,
 ) -> None:
     """Caption a split and score it with BLEU, ROUGE-L and CIDEr-D."""
     settings = load_settings(config, overrides or [])
     writable(output)
+    writable(report, "--report")
+    if compare and report is None:
+        fail("`--compare` adds captioners to a page; name the page with `--report`", code=2)
     from .adopt import load
     from .data import load_split
     from .evaluation import evaluate as run
+    from .reporting import report as run_report
 
     quiet()
     samples = load_split(settings.data, split or settings.data.validation_split)
-    result = run(
-        *load(model),
-        samples,
-        settings.generation,
-        batch_size=batch_size,
-        workers=num_workers,
-        watch=lambda batches: progress(batches, "captioning"),
-    )
+    options = {"batch_size": batch_size, "workers": num_workers}
+    if report is None:
+        watch = partial(progress, description="captioning")
+        result = run(*load(model), samples, settings.generation, watch=watch, **options)
+    else:
+        result = run_report([model, *(compare or [])], samples, settings.generation, report, progress, **options)
     if output is not None:
         write(
             ({"id": r["id"], "caption": r["caption"], "captions": r["captions"]} for r in result.records),

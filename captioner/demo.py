@@ -3,10 +3,9 @@
 Offline and on the CPU. Says what is measured and in which order; how the page looks is `report.py`'s affair.
 """
 
-import json
 import shlex
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import redirect_stderr
 from dataclasses import dataclass
 from functools import partial
@@ -23,9 +22,15 @@ from rich.table import Table
 from transformers.utils.logging import disable_progress_bar
 
 from .adopt import AdoptError, load, shipped_names
+from .cards import Answer, Card
+from .charts import read_log, series
 from .evaluation import evaluate, exact_match, score_records
+from .looking import look
+from .metrics import score_per_image
+from .model import Captioner
+from .processor import CaptionerProcessor
 from .progress import console, progress, say
-from .report import Answer, Card, Live, Page, Row, cider, percent, render
+from .report import Column, Curve, Page, Row, Training, percent, render
 from .scenes import Scenes
 from .settings import Settings, load_settings
 from .training import train
@@ -40,6 +45,11 @@ FEWEST, MOST = 400, 3000  # steps of the live training
 VALIDATIONS = 6
 BATCH = 100
 CARDS = 12
+COLUMNS = [
+    Column(f"level {level}", name, share)
+    for level in LEVELS
+    for name, share in (("exact match", True), ("CIDEr-D", False))
+]
 
 
 @dataclass(frozen=True)
@@ -48,22 +58,31 @@ class Trial:
 
     mode: str
     given: str
+    captioner: tuple[Captioner, CaptionerProcessor]
     records: list[dict[str, Any]]
 
     @property
     def row(self) -> Row:
         """Its scores, level by level."""
-        scores = {}
+        values = []
         for level in LEVELS:
             scored = score_records([record for record in self.records if record["level"] == level])
-            scores[level] = scored["exact_match"], scored["cider_d"]
-        return Row(self.mode, self.given, scores)
+            values += [scored["exact_match"], scored["cider_d"]]
+        return Row(self.mode, self.given, values)
 
-    def answer(self, index: int) -> Answer:
-        """What was said of one scene, and whether it equals a true caption."""
+    def answer(self, index: int, sample: dict[str, Any]) -> Answer:
+        """What was said of one scene, whether it equals a true caption, and what it rests on where all was given."""
         record = self.records[index]
         right = exact_match([record["caption"]], [record["captions"]]) == 1
-        return Answer(self.mode, self.given, record["caption"], right)
+        seen = None
+        if GIVEN[self.given] is None and record["caption"]:
+            seen = look(*self.captioner, sample["image"], sample["context"], record["caption"])
+        return Answer(self.mode, self.given, record["caption"], right, seen)
+
+    def cider_d(self) -> list[float]:
+        """The score of each scene."""
+        captions, references = ([record[key] for record in self.records] for key in ("caption", "captions"))
+        return score_per_image(captions, references, ["cider_d"])["cider_d"]
 
 
 def run_demo(output: Path, scenes: int = 200, steps: int | None = None) -> None:
@@ -90,7 +109,18 @@ def run_demo(output: Path, scenes: int = 200, steps: int | None = None) -> None:
     picture, sample = output.with_name("captioner-demo-scene.png"), unseen[len(LEVELS) - 1]
     Image.fromarray(sample["image"]).save(picture)
     commands = next_commands(picture, sample["context"], directory)
-    page = Page(introduction(scenes, time.monotonic() - began), rows, live, cards(unseen, trials), commands)
+    page = Page(
+        title="captioner demo",
+        heading="Captions that look *and* read",
+        intro=introduction(scenes, time.monotonic() - began),
+        about="Exact match is the share of captions that equal a true one word for word; CIDEr-D runs from 0 to 10.",
+        columns=COLUMNS,
+        rows=rows,
+        training=live,
+        samples="The first scenes of the test split, none left out; their score is the mean of both modes' CIDEr-D.",
+        cards=cards(unseen, trials),
+        commands=commands,
+    )
     output.write_text(render(page), encoding="utf-8")
     farewell(output, commands)
 
@@ -109,7 +139,8 @@ def caption_unseen(unseen: Scenes) -> Iterator[Trial]:
         for given, hidden in GIVEN.items():
             watch = partial(progress, description=f"{mode}, {given}")
             options = {"batch_size": BATCH, "accelerator": accelerator, "hidden": hidden, "watch": watch}
-            yield Trial(mode, given, evaluate(model, processor, unseen, generation, **options).records)
+            records = evaluate(model, processor, unseen, generation, **options).records
+            yield Trial(mode, given, (model, processor), records)
 
 
 def rich_table(rows: list[Row]) -> Table:
@@ -122,13 +153,13 @@ def rich_table(rows: list[Row]) -> Table:
         shown.add_column("\nCIDEr-D", justify="right")
     for mode, group in groupby(rows, lambda row: row.mode):
         for i, row in enumerate(group):
-            cells = [cell for exact, score in row.scores.values() for cell in (percent(exact), cider(score))]
+            cells = [column.write(value) for column, value in zip(COLUMNS, row.values, strict=True)]
             shown.add_row("" if i else mode, row.given, *cells)
         shown.add_section()
     return shown
 
 
-def train_live(directory: Path, scenes: int, steps: int | None) -> Live:
+def train_live(directory: Path, scenes: int, steps: int | None) -> Training:
     """Train a fresh captioner into `directory`, then let it caption unseen scenes of the level it learnt."""
     if steps is None:
         say("2 of 3: timing the first steps of a training, so that it takes two minutes here")
@@ -140,14 +171,15 @@ def train_live(directory: Path, scenes: int, steps: int | None) -> Live:
     unseen = Scenes("test", [1], scenes)
     watch = partial(progress, description="the fresh captioner on unseen scenes")
     result = evaluate(model, processor, unseen, settings.generation, batch_size=BATCH, watch=watch)
-    logged = read_log(directory)
+    logged = read_log(directory / "metrics.jsonl")
     summary = (
         f"A fresh captioner ({model.config.conditioning}, {_millions(model)} million parameters, random weights) "
         f"trained on level 1 for {steps} steps, {logged[-1]['minutes']:.1f} minutes on the CPU. On {scenes} unseen "
         f"scenes of that level, {percent(result.scores['exact_match'])} of its captions equal a true one."
     )
     say(summary)
-    return Live(series(logged, "loss"), series(logged, "exact_match"), summary)
+    loss, exact = series(logged, "loss"), series(logged, "exact_match")
+    return Training(summary, [Curve("training loss", loss), Curve("exact match in validation", exact, share=True)])
 
 
 def live_settings(directory: Path, steps: int, **changes: Any) -> Settings:
@@ -170,32 +202,25 @@ def steps_that_fit() -> int:
     changes = {"logging_steps": REHEARSAL // 6, "eval_steps": REHEARSAL, "max_eval_samples": 1}
     with TemporaryDirectory() as folder, redirect_stderr(StringIO()):
         train(live_settings(Path(folder), REHEARSAL, **changes))
-        first, *_, last = (line for line in read_log(Path(folder)) if "loss" in line)
+        first, *_, last = (line for line in read_log(Path(folder) / "metrics.jsonl") if "loss" in line)
     seconds = 60 * (last["minutes"] - first["minutes"]) / (last["step"] - first["step"])
     return int(min(max(LIVE_SECONDS / max(seconds, 1e-3), FEWEST), MOST))
 
 
-def read_log(directory: Path) -> list[dict[str, Any]]:
-    """The lines of a run's `metrics.jsonl`."""
-    return [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
-
-
-def series(logged: Iterable[dict[str, Any]], name: str) -> list[tuple[int, float]]:
-    """The (step, value) of one name."""
-    return [(line["step"], line[name]) for line in logged if name in line]
-
-
 def cards(unseen: Scenes, trials: list[Trial]) -> list[Card]:
     """The first scenes of the split, whatever was said of them; levels take turns there."""
+    whole = [trial.cider_d() for trial in trials if GIVEN[trial.given] is None]
+    samples = [unseen[i] for i in range(min(CARDS, len(unseen)))]
     return [
         Card(
-            level=sample["level"],
-            picture=sample["image"],
+            label=f"level {sample['level']}",
+            score=sum(scores[i] for scores in whole) / len(whole),
+            picture=Image.fromarray(sample["image"]),
             context=sample["context"],
             references=sample["captions"],
-            answers=[trial.answer(i) for trial in trials],
+            answers=[trial.answer(i, sample) for trial in trials],
         )
-        for i, sample in enumerate(unseen[i] for i in range(min(CARDS, len(unseen))))
+        for i, sample in enumerate(samples)
     ]
 
 

@@ -5,8 +5,7 @@ from typing import Any
 
 from PIL import Image
 
-from .attribution import Attribution, attribute
-from .captioning import CaptioningError
+from .attribution import Attribution, AttributionError, attribute
 from .evaluation import generation_options
 from .images import open_image
 from .model import Captioner
@@ -38,13 +37,13 @@ def look(
         caption: None: the captioner's own, found by `generation`.
 
     Raises:
-        ImageError, CaptioningError, AttributionError: an image that cannot be read, a modality that the captioner has
+        ImageError, AttributionError: an image that cannot be read, a modality that the captioner has
             no encoder for, a caption without words.
     """
     given = {"image": image, "context": context}
     foreign = [name for name, value in given.items() if value is not None and name not in model.config.modalities]
     if foreign:
-        raise CaptioningError(f"this captioner has no encoder for {foreign}; it takes {model.config.modalities}")
+        raise AttributionError(f"this captioner has no encoder for {foreign}; it takes {model.config.modalities}")
     photo = None if image is None else open_image(image)
     if caption is None:
         caption = search(model, processor, photo, context, generation or GenerationSettings())[0]

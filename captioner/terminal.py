@@ -50,19 +50,19 @@ def quiet() -> None:
     disable_progress_bar()
 
 
-def writable(path: Path | None) -> None:
+def writable(path: Path | None, option: str = "--output") -> None:
     """Refuse an output that could not be written, before any work is done."""
     if path is None:
         return
     if path.is_dir():
-        fail(f"`--output` is the folder {path}; name a file in it", code=2)
+        fail(f"`{option}` is the folder {path}; name a file in it", code=2)
     if not path.parent.is_dir():
-        fail(f"`--output` is in {path.parent}, which is no folder; make it first", code=2)
+        fail(f"`{option}` is in {path.parent}, which is no folder; make it first", code=2)
     existed = path.exists()
     try:
         path.open("a").close()
     except OSError as error:
-        fail(f"cannot write to `--output` {path}: {error.strerror}", code=2)
+        fail(f"cannot write to `{option}` {path}: {error.strerror}", code=2)
     if not existed:
         path.unlink()
 

@@ -10,7 +10,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from captioner import load
-from captioner.captioning import CaptioningError
+from captioner.attribution import AttributionError
 from captioner.cli import app
 from captioner.images import ImageSettings, open_image
 from captioner.looking import look
@@ -128,7 +128,7 @@ def test_a_long_context_and_a_long_word_stay_inside(tmp_path):
 
 def test_a_captioner_that_only_looks_refuses_a_context():
     processor = CaptionerProcessor(ImageSettings(32, 32), train_tokenizer([CONTEXT], "word", min_frequency=1))
-    with pytest.raises(CaptioningError, match=r"no encoder for \['context'\]; it takes \['image'\]"):
+    with pytest.raises(AttributionError, match=r"no encoder for \['context'\]; it takes \['image'\]"):
         look(tiny_captioner(context_encoder=None), processor, slope(40, 40), "some", "the circle")
 
 
