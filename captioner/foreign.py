@@ -23,7 +23,7 @@ from transformers import (
     VisionEncoderDecoderModel,
 )
 
-from .configuration import CaptionerConfig
+from .configuration import CaptionerConfig, DecoderConfig
 from .families import BERT, FAMILIES, Family, module
 from .images import ImageSettings
 from .model import Captioner
@@ -158,7 +158,7 @@ class Parts(NamedTuple):
 
 
 def _vision_encoder_decoder(source: str, config: dict[str, Any], kwargs: dict[str, Any]) -> Parts:
-    """A timm-like encoder and any decoder with cross-attention; special tokens may stand in any of four places."""
+    """Special tokens may stand in any of three places; the first that names one is the one that `generate` asks."""
     encoder, decoder = (config[part]["model_type"] for part in ("encoder", "decoder"))
     if encoder not in IMAGE_FAMILIES or decoder not in DECODERS:
         raise ForeignError(f"{source} pairs {encoder!r} with {decoder!r}; captioner takes over {SUPPORTED}")
@@ -216,8 +216,9 @@ def adopt(
     parts = ARCHITECTURES[config["model_type"]](source, config, {**hub, **kwargs})
     images = _beside(source, "image processor", AutoImageProcessor, hub)
     tokenizer = _beside(source, "tokenizer", AutoTokenizer, hub)
-    processor = _processor(parts, images, tokenizer)
-    return _translate(parts, processor, attn_implementation), processor
+    decoder = parts.family.configuration(parts.decoder.config)
+    processor = _processor(parts.generation, image_settings(images), tokenizer, decoder.max_positions)
+    return _translate(parts, decoder, processor, attn_implementation), processor
 
 
 def _beside(source: str, what: str, auto: type, hub: dict[str, Any]) -> Any:
@@ -230,25 +231,26 @@ def _beside(source: str, what: str, auto: type, hub: dict[str, Any]) -> Any:
         ) from error
 
 
-def _processor(parts: Parts, images: Any, tokenizer: PreTrainedTokenizerBase) -> CaptionerProcessor:
+def _processor(
+    tokens: GenerationConfig, settings: ImageSettings, tokenizer: PreTrainedTokenizerBase, positions: int
+) -> CaptionerProcessor:
     """Special tokens as `generate` of transformers takes them; the tokenizer's where the model names none."""
-    tokens = parts.generation
     start, eos = tokens.decoder_start_token_id, tokens.eos_token_id
     return CaptionerProcessor(
-        image_settings(images),
+        settings,
         tokenizer,
-        max_caption_length=min(MAX_CAPTION_LENGTH, parts.family.configuration(parts.decoder.config).max_positions),
+        max_caption_length=min(MAX_CAPTION_LENGTH, positions),
         start_token_id=tokens.bos_token_id if start is None else start,
         eos_token_id=eos[0] if isinstance(eos, list) else eos,
         pad_token_id=tokens.pad_token_id,
     )
 
 
-def _translate(parts: Parts, processor: CaptionerProcessor, attn_implementation: str | None) -> Captioner:
-    decoder = parts.family.configuration(parts.decoder.config)
-    decoder.tie_word_embeddings = (
-        parts.decoder.get_output_embeddings().weight is parts.decoder.get_input_embeddings().weight
-    )
+def _translate(
+    parts: Parts, decoder: DecoderConfig, processor: CaptionerProcessor, attn_implementation: str | None
+) -> Captioner:
+    head, embedding = parts.decoder.get_output_embeddings(), parts.decoder.get_input_embeddings()
+    decoder.tie_word_embeddings = head.weight is embedding.weight
     eos = parts.generation.eos_token_id
     tokens = {
         "bos_token_id": processor.start_token_id,
@@ -291,9 +293,10 @@ def image_settings(processor: Any) -> ImageSettings:
     plain = processor.do_resize and processor.do_rescale and abs(processor.rescale_factor * 255 - 1) < 1e-6
     if not (plain and size.height and interpolation and middle.height * size.width == middle.width * size.height):
         keys = ("do_resize", "size", "resample", "do_center_crop", "crop_size", "do_rescale", "rescale_factor")
+        found = {key: getattr(processor, key) for key in keys}
         raise ForeignError(
             "the image processor must resize to a height and a width, cut out nothing or a middle of the same shape, "
-            f"and divide by 255, but has { ({key: getattr(processor, key) for key in keys}) }"
+            f"and divide by 255, but has {found}"
         )
     return ImageSettings(
         middle.height,
