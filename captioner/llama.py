@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedConfig
 
 from .configuration import DecoderConfig
-from .families import Family, FamilyError, module
+from .families import Family, FamilyError, linear
 
 
 def _configuration(source: PreTrainedConfig, **switches: bool) -> DecoderConfig:
@@ -73,7 +73,7 @@ def _weights(source: nn.Module) -> dict[str, Tensor]:
     for i, layer in enumerate(source.model.layers):
         block = f"decoder.blocks.{i}"
         for name, part in _parts(layer).items():
-            weights |= module(f"{block}.{name}", part)
+            weights |= linear(f"{block}.{name}", part.weight, getattr(part, "bias", None))
     return weights
 
 

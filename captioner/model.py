@@ -46,6 +46,16 @@ class Captioner(PreTrainedModel, GenerationMixin):
                 parameter._is_hf_initialized = True
         self.post_init()
 
+    @classmethod
+    def from_parts(cls, *args: Any, **kwargs: Any) -> "Captioner":
+        """Build a captioner from pretrained parts; see `parts.from_parts` for the arguments and errors.
+
+        `captioner.from_parts` with the same arguments returns the captioner and its processor, as `load` does.
+        """
+        from .parts import from_parts
+
+        return from_parts(*args, **kwargs)[0]
+
     def _init_weights(self, module: nn.Module) -> None:
         """Initialise what is ours; timm and transformers parts have initialised themselves."""
         decoder = self.config.decoder

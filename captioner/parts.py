@@ -39,52 +39,61 @@ def from_parts(
     max_caption_length: int = 40,
     max_context_length: int = 64,
 ) -> tuple[Captioner, CaptionerProcessor]:
-    """Put a captioner together; what joins its parts (projections, cross-attention) is new.
+    """Put a captioner together, in evaluation mode; what joins its parts (projections, cross-attention) is new.
 
     1. tokenizers, the configuration with their vocabulary and special tokens, the processor;
     2. the model with random weights, then the pretrained parts' weights.
 
     Args:
-        image_encoder: a timm name, with its weights from the Hub; or a dict as in `CaptionerConfig`, in which
-            `pretrained` may be true (weights from the Hub), false or the path of a file with weights.
+        image_encoder: a timm name (or its Hub id, `timm/…`), with its weights from the Hub; or a dict as in
+            `CaptionerConfig`, in which `pretrained` may be true (weights from the Hub), false or the path of a file.
         context_encoder: name or directory of a transformers text encoder; or a configuration of a new one.
         decoder: name or directory of a language model of a family in `DECODERS`; or a `DecoderConfig` as a dict.
         conditioning, fusion, modality_order: as in `CaptionerConfig`; "separate" with "gated" leaves the language
             model's logits as they are until it is trained.
         dropout: of decoder and context encoder; None keeps theirs.
-        tokenizer: of captions; None: the pretrained decoder's.
+        tokenizer: of captions; None: the pretrained decoder's. A new context encoder reads with it too.
         max_caption_length, max_context_length: as in `CaptionerProcessor`.
 
     Raises:
-        PartsError: a part that cannot be loaded or is of a family that is not supported.
-        ValueError: parts that do not fit each other.
+        PartsError: a part that cannot be loaded, is of a family that is not supported or does not fit the others.
     """
     if isinstance(image_encoder, str):
-        image_encoder = {"name": image_encoder, "pretrained": True}
-    tokenizer = tokenizer or pretrained(AutoTokenizer, decoder)
+        image_encoder = {"name": image_encoder.removeprefix("timm/"), "pretrained": True}
+    if tokenizer is None:
+        tokenizer = _tokenizer_of(decoder)
     context_tokenizer = pretrained(AutoTokenizer, context_encoder) if isinstance(context_encoder, str) else None
-    config = CaptionerConfig(
-        image_encoder={k: v for k, v in image_encoder.items() if k != "pretrained"} if image_encoder else None,
-        context_encoder=context_configuration(context_encoder, len(context_tokenizer or tokenizer), dropout),
-        decoder=_decoder_configuration(decoder, len(tokenizer), dropout),
-        conditioning=conditioning,
-        fusion=fusion,
-        modality_order=modality_order,
-    )
-    settings = ImageSettings.for_encoder(config.image_encoder) if config.image_encoder is not None else None
-    processor = CaptionerProcessor(settings, tokenizer, context_tokenizer, max_caption_length, max_context_length)
-    config.bos_token_id = config.decoder_start_token_id = processor.start_token_id
-    config.eos_token_id, config.pad_token_id = processor.eos_token_id, processor.pad_token_id
-    processor.check_model(config)
-    captioner = Captioner(config)
+    try:
+        config = CaptionerConfig(
+            image_encoder={k: v for k, v in image_encoder.items() if k != "pretrained"} if image_encoder else None,
+            context_encoder=context_configuration(context_encoder, len(context_tokenizer or tokenizer), dropout),
+            decoder=_decoder_configuration(decoder, len(tokenizer), dropout),
+            conditioning=conditioning,
+            fusion=fusion,
+            modality_order=modality_order,
+        )
+        settings = ImageSettings.for_encoder(config.image_encoder) if config.image_encoder is not None else None
+        processor = CaptionerProcessor(settings, tokenizer, context_tokenizer, max_caption_length, max_context_length)
+        config.bos_token_id = config.decoder_start_token_id = processor.start_token_id
+        config.eos_token_id, config.pad_token_id = processor.eos_token_id, processor.pad_token_id
+        processor.check_model(config)
+        captioner = Captioner(config)
+    except ValueError as error:
+        raise PartsError(str(error)) from error
     load_pretrained_parts(captioner, image_encoder, context_encoder, decoder)
-    return captioner, processor
+    return captioner.eval(), processor
 
 
-def pretrained(auto: type, name: str) -> Any:
+def _tokenizer_of(decoder: dict[str, Any] | str) -> PreTrainedTokenizerBase:
+    if isinstance(decoder, str):
+        return pretrained(AutoTokenizer, decoder)
+    raise PartsError("a new decoder knows no words: give `tokenizer`, or `decoder` as the name of a pretrained one")
+
+
+def pretrained(auto: type, name: str, **options: Any) -> Any:
     """Load a part by name or directory with one of transformers' auto classes; errors say what would work."""
     try:
-        return auto.from_pretrained(name)
+        return auto.from_pretrained(name, **options)
     except (OSError, ValueError) as error:
         raise PartsError(
             f"cannot load the pretrained part {name!r}: give a local directory or a Hub repository that can be "
@@ -95,9 +104,13 @@ def pretrained(auto: type, name: str) -> Any:
 def context_configuration(
     context: PreTrainedConfig | dict[str, Any] | str | None, vocabulary: int, dropout: float | None = None
 ) -> PreTrainedConfig | None:
-    """The configuration of a text encoder, given one, its dict, or a pretrained one's name or directory."""
+    """The configuration of a text encoder, given one, its dict, or a pretrained one's name or directory.
+
+    A pretrained one is computed in the captioner's dtype, whatever its weights were saved in.
+    """
     if isinstance(context, str):
-        context = pretrained(AutoConfig, context)
+        context = pretrained(AutoConfig, context).get_text_config()
+        context.dtype = None
     elif isinstance(context, dict):
         context = AutoConfig.for_model(**{"vocab_size": vocabulary, **context})
     if dropout is not None:
@@ -132,7 +145,8 @@ def load_pretrained_parts(
     if image_encoder is not None and image_encoder.get("pretrained"):
         _load_timm(captioner.encoder.image.backbone, image_encoder)
     if isinstance(context_encoder, str):
-        source = pretrained(text_encoder_class(captioner.config.context_encoder), context_encoder)
+        config = captioner.config.context_encoder
+        source = pretrained(text_encoder_class(config), context_encoder, config=config)
         captioner.encoder.context.model.load_state_dict(source.state_dict(), strict=False)
     if isinstance(decoder, str):
         source = pretrained(AutoModelForCausalLM, decoder)
@@ -141,12 +155,12 @@ def load_pretrained_parts(
 
 def _load_timm(backbone: nn.Module, image_encoder: dict[str, Any]) -> None:
     """Weights from the Hub (`pretrained: true`) or a local file (`pretrained: path`), resized to the image size."""
-    pretrained = image_encoder["pretrained"]
+    weights = image_encoder["pretrained"]
     options = {k: v for k, v in image_encoder.items() if k != "pretrained"}
-    if isinstance(pretrained, str):
-        if not Path(pretrained).is_file():
-            raise PartsError(f"`image_encoder.pretrained` is {pretrained!r}, which is no file; give one, true or false")
-        options["pretrained_cfg_overlay"] = {"file": pretrained}
+    if isinstance(weights, str):
+        if not Path(weights).is_file():
+            raise PartsError(f"`image_encoder.pretrained` is {weights!r}, which is no file; give one, true or false")
+        options["pretrained_cfg_overlay"] = {"file": weights}
     try:
         source = build_backbone(options, pretrained=True)
     except (OSError, RuntimeError) as error:
