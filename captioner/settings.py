@@ -7,10 +7,12 @@ torch: what a key does is decided by the module that reads it.
 from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError
+
+Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class SettingsError(ValueError):
@@ -28,7 +30,7 @@ class ModelSettings(Section):
 
     image_encoder: dict[str, Any] | None = None  # {"name": timm model, "image_size": …, "pretrained": true|false|file}
     context_encoder: dict[str, Any] | str | None = None  # transformers config, or a pretrained name or directory
-    decoder: dict[str, Any] | str = Field(default_factory=dict)  # DecoderConfig, or a pretrained GPT-2
+    decoder: dict[str, Any] | str = Field(default_factory=dict)  # DecoderConfig, or a pretrained language model
     conditioning: Literal["concatenated", "separate"] = "concatenated"
     fusion: Literal["serial", "parallel", "hierarchical", "gated", "joint"] | None = None
     modality_order: list[str] = ["image", "context"]
@@ -65,6 +67,7 @@ class DataSettings(Section):
     augment: dict[str, Any] = Field(default_factory=dict)  # timm.data.create_transform's training options
     tokenizer: TokenizerSettings | str = Field(default_factory=TokenizerSettings)  # or a pretrained name
     limit: PositiveInt | None = None  # first samples of each split only
+    modality_dropout: dict[Literal["image", "context"], Share] = {}  # chance of hiding it in training; never both
 
 
 class TrainingSettings(Section):
@@ -77,11 +80,16 @@ class TrainingSettings(Section):
     gradient_accumulation_steps: PositiveInt = 1
     learning_rate: float = Field(default=1e-3, gt=0)
     image_encoder_learning_rate: float | None = Field(default=None, ge=0)  # null: learning_rate; 0 freezes
+    context_encoder_learning_rate: float | None = Field(default=None, ge=0)
+    decoder_learning_rate: float | None = Field(default=None, ge=0)
+    cross_attention_learning_rate: float | None = Field(default=None, ge=0)  # with the encoders' projections
+    lora: dict[str, Any] | None = None  # peft.LoraConfig; a part with adapters learns through them alone
     weight_decay: float = Field(default=0.01, ge=0)
     adam_beta1: float = Field(default=0.9, ge=0, lt=1)
     adam_beta2: float = Field(default=0.98, ge=0, lt=1)
     max_grad_norm: float = Field(default=1.0, gt=0)
     lr_scheduler_type: str = "cosine"
+    lr_scheduler_kwargs: dict[str, Any] = Field(default_factory=dict)
     warmup_steps: int = Field(default=100, ge=0)
     label_smoothing_factor: float = Field(default=0.0, ge=0, lt=1)
     average_decay: float = Field(default=0.0, ge=0, lt=1)  # EMA of the weights used for validation; 0: off
@@ -91,8 +99,11 @@ class TrainingSettings(Section):
     logging_steps: PositiveInt = 50
     eval_steps: PositiveInt = 500
     save_steps: PositiveInt = 500
+    save_total_limit: PositiveInt | None = 2  # checkpoints kept for --resume; null: all
     max_eval_samples: PositiveInt | None = None
     metric_for_best_model: str = "cider_d"
+    early_stopping_patience: PositiveInt | None = None  # validations without a better score; null: never stop early
+    logged_samples: int = Field(default=4, ge=0)  # validation images with their captions in TensorBoard
     dataloader_num_workers: int = Field(default=2, ge=0)
 
 

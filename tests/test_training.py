@@ -1,47 +1,16 @@
 """The loop: it learns, logs, keeps the best and the last, and gives the same losses however a batch is split."""
 
-import json
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 import torch
+from runs import TINY, launch, lines, losses, settings
 
 from captioner import load
+from captioner.checkpoints import save_captioner
 from captioner.evaluation import evaluate, exact_match
+from captioner.optimisation import parameter_groups
 from captioner.scenes import Scenes
 from captioner.settings import SettingsError, load_settings
-from captioner.training import parameter_groups, save_captioner, train
-
-ROOT = Path(__file__).parent.parent
-TINY = [
-    "model.image_encoder={name: vit_tiny_patch16_224, image_size: 64, embed_dim: 32, depth: 1, num_heads: 2}",
-    "model.context_encoder={model_type: bert, hidden_size: 32, num_hidden_layers: 1, num_attention_heads: 2, "
-    "intermediate_size: 32}",
-    "model.decoder={hidden_size: 32, num_layers: 1, num_heads: 2, intermediate_size: 32, max_positions: 24}",
-    "training.max_steps=4",
-    "training.logging_steps=1",
-    "training.eval_steps=2",
-    "training.save_steps=2",
-    "training.max_eval_samples=6",
-    "training.dataloader_num_workers=0",
-    "training.warmup_steps=0",
-    "data.scenes=64",
-]
-
-
-def settings(directory, *overrides):
-    return load_settings(ROOT / "configs/scenes.yaml", [*TINY, f"training.output_dir={directory}", *overrides])
-
-
-def lines(directory):
-    return [json.loads(line) for line in (Path(directory) / "metrics.jsonl").read_text().splitlines()]
-
-
-def losses(directory):
-    return [line["loss"] for line in lines(directory) if "loss" in line]
+from captioner.training import train
 
 
 def test_a_run_leaves_its_log_its_settings_and_the_best_and_last_captioner(tmp_path):
@@ -56,12 +25,10 @@ def test_a_run_leaves_its_log_its_settings_and_the_best_and_last_captioner(tmp_p
     for name in ("best", "last"):
         model, processor = load(tmp_path / "run" / name)
         assert not model.training
-        assert processor.decode(processor(captions="a red circle")["labels"][0]) == "a red circle"
+        assert processor.decode(processor(captions="the small red star")["labels"][0]) == "the small red star"
         assert not list((tmp_path / "run" / name).glob("*.bin"))
-    assert sorted(p.name for p in (tmp_path / "run").iterdir() if p.is_dir()) in (
-        ["best", "last"],
-        ["best", "last", "tensorboard"],
-    )
+    folders = {path.name for path in (tmp_path / "run").iterdir() if path.is_dir()}
+    assert folders - {"tensorboard"} == {"best", "last", "checkpoint-2", "checkpoint-4"}
 
 
 @pytest.mark.parametrize("mode", ["concatenated", "separate"])
@@ -78,17 +45,7 @@ def test_the_same_batch_gives_the_same_losses_split_over_micro_batches_and_proce
     train(settings(tmp_path / "one", whole))
     train(settings(tmp_path / "accumulated", half, "training.gradient_accumulation_steps=2"))
     overrides = [*TINY, f"training.output_dir={tmp_path / 'two'}", half]
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "train.py"]
-    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [*command, "--config", "configs/scenes.yaml", *overrides],
-        cwd=ROOT,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
+    launch("train.py", "--config", "configs/scenes.yaml", *overrides)
     expected = torch.tensor(losses(tmp_path / "one"))
     assert torch.allclose(torch.tensor(losses(tmp_path / "accumulated")), expected, atol=1e-5)
     assert torch.allclose(torch.tensor(losses(tmp_path / "two")), expected, atol=1e-5)

@@ -1,0 +1,116 @@
+"""Validation by captioning, and the weights worth keeping: the best by its score, the last.
+
+Knows nothing about how weights are trained.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+from accelerate import Accelerator
+from torch import nn
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+from torch.utils.data import Subset
+
+from .average import WeightAverage
+from .checkpoints import save_captioner
+from .evaluation import evaluate
+from .gradients import SHARDED
+from .model import Captioner
+from .optimisation import merged
+from .processor import CaptionerProcessor
+from .progress import say
+from .run_log import RunLog
+from .settings import Settings, SettingsError
+
+
+class Keeper:
+    """Validates and saves what a run has learnt.
+
+    Args:
+        model: the captioner that is trained; `wrapped` is the same as Accelerate prepared it.
+        average: the moving average that is validated and saved instead, or None.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        accelerator: Accelerator,
+        model: Captioner,
+        wrapped: nn.Module,
+        processor: CaptionerProcessor,
+        average: WeightAverage | None,
+        log: RunLog,
+    ):
+        self.settings, self.accelerator, self.log = settings, accelerator, log
+        self.model, self.wrapped, self.processor, self.average = model, wrapped, processor, average
+        self.best: dict[str, float] = {}
+        self.waited = 0
+
+    @property
+    def stops(self) -> bool:
+        """Whether the last `early_stopping_patience` validations brought nothing better."""
+        patience = self.settings.training.early_stopping_patience
+        return patience is not None and self.waited >= patience
+
+    @contextmanager
+    def captioner(self) -> Iterator[Captioner]:
+        """The captioner to validate and save: averaged, whole on every process, adapters merged."""
+        with self.average.in_place() if self.average is not None else nullcontext():
+            yield merged(self._gathered() if self.accelerator.distributed_type in SHARDED else self.model)
+
+    def _gathered(self) -> Captioner:
+        """A copy with all weights, where each process trains only its share of them."""
+        state = get_model_state_dict(self.wrapped, options=StateDictOptions(full_state_dict=True))
+        copy = Captioner(self.model.config).to(self.accelerator.device)
+        copy.load_state_dict(state)
+        return copy
+
+    def validate(self, step: int, samples: Any) -> None:
+        """Caption the validation split, log its scores, keep the captioner if it is the best so far."""
+        options = self.settings.training
+        limit = min(len(samples), options.max_eval_samples or len(samples))
+        with self.captioner() as captioner:
+            evaluation = evaluate(
+                captioner,
+                self.processor,
+                Subset(samples, range(limit)),
+                self.settings.generation,
+                batch_size=options.per_device_eval_batch_size,
+                workers=options.dataloader_num_workers,
+                accelerator=self.accelerator,
+            )
+            self.log.write(step, evaluation.scores)
+            say(f"step {step}: " + "  ".join(f"{name} {value:.3f}" for name, value in evaluation.scores.items()))
+            if self._is_best(step, evaluation.scores):
+                self._save(captioner, "best")
+
+    def _is_best(self, step: int, scores: dict[str, float]) -> bool:
+        """Count validations without a better score; → whether none before was better."""
+        metric = self.settings.training.metric_for_best_model
+        if metric not in scores:
+            raise SettingsError(f"`training.metric_for_best_model` must be one of {sorted(scores)}, but is {metric!r}")
+        record = self.best.get(metric, -1.0)
+        self.waited = 0 if scores[metric] > record else self.waited + 1
+        if scores[metric] < record:
+            return False
+        self.best = {"step": step, **scores}
+        return True
+
+    def save_last(self) -> None:
+        """Write the captioner as it is now."""
+        with self.captioner() as captioner:
+            self._save(captioner, "last")
+
+    def _save(self, captioner: Captioner, name: str) -> None:
+        if self.accelerator.is_main_process:
+            save_captioner(captioner, self.processor, self.log.directory / name)
+        self.accelerator.wait_for_everyone()
+
+    def facts(self) -> dict[str, Any]:
+        """What a restart must know."""
+        return {"best": self.best, "waited": self.waited}
+
+    def restore(self, facts: dict[str, Any]) -> None:
+        """Go on from what `facts` said."""
+        self.best, self.waited = facts["best"], facts["waited"]
