@@ -1,6 +1,6 @@
 """Caption a split and score it: over all processes, each sample exactly once, with any modality hidden.
 
-Knows nothing about files or training; captions come from `Captioner.generate`.
+Knows nothing about files or training; captions come from `decoding.search`.
 """
 
 from collections.abc import Callable, Iterable
@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, Subset
 
 from . import metrics
 from .data import CaptionDataset, Collator
+from .decoding import SearchError, SearchOptions, search
 from .model import ENCODER_INPUTS, Captioner
 from .processor import CaptionerProcessor
 from .settings import GenerationSettings
@@ -33,14 +34,31 @@ class Evaluation:
     scores: dict[str, float] = field(default_factory=dict)
 
 
-def generation_options(settings: GenerationSettings, model: Captioner) -> dict[str, Any]:
-    """The keywords of `generate` that say what the settings say, within the positions that the decoder has."""
-    options = settings.model_dump(exclude_none=True)
+def search_options(settings: GenerationSettings, model: Captioner, processor: CaptionerProcessor) -> SearchOptions:
+    """What the settings say, in the ids of the processor and within the positions that the decoder has.
+
+    Raises:
+        SearchError: settings that do not go together.
+    """
+    options = settings.model_dump()
     options["max_new_tokens"] = min(settings.max_new_tokens, model.config.decoder.max_positions - 1)
-    if not settings.do_sample:
-        for name in ("temperature", "top_k", "top_p"):
-            options.pop(name)
-    return options
+    forbidden, forced = options.pop("bad_words"), options.pop("force_words")
+    return SearchOptions(
+        **options,
+        bad_words_ids=[ids for word in forbidden for ids in _spellings(word, processor)],
+        force_words_ids=[_spellings(word, processor)[0] for word in forced],
+    )
+
+
+def _spellings(word: str, processor: CaptionerProcessor) -> list[list[int]]:
+    """Ids of a word inside a caption, and those at its start where the tokenizer tells the two apart."""
+    tokenizer = processor.tokenizer
+    spellings = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in (f" {word.strip()}", word.strip())]
+    if not spellings[0] or tokenizer.unk_token_id in spellings[0]:
+        raise SearchError(
+            f"the captioner's vocabulary cannot write {word!r}, so it can neither be forbidden nor forced"
+        )
+    return spellings[:1] if spellings[0] == spellings[1] else spellings
 
 
 def hide(batch: dict[str, Any], modality: str) -> dict[str, Any]:
@@ -65,14 +83,14 @@ def caption_batches(
 ) -> list[dict[str, Any]]:
     """Caption collated batches in order; each record is the sample's with `caption`, the best one, added."""
     model.eval()
-    options, records = generation_options(generation, model), []
+    options, records = search_options(generation, model, processor), []
     for batch in batches:
         samples = batch.pop("samples")
         batch = {name: value.to(model.device) for name, value in batch.items() if name in ENCODER_INPUTS}
         if hidden is not None:
             batch = hide(batch, hidden)
-        ids = model.generate(**batch, **options)
-        captions = processor.batch_decode(ids[:: generation.num_return_sequences])
+        found = search(model, model.encode(**batch), options, seeds=[sample["index"] for sample in samples])
+        captions = [processor.decode(best.ids) for best, *_ in found]
         records += [{**sample, "caption": caption} for sample, caption in zip(samples, captions, strict=True)]
     return records
 
