@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from .progress import console, say
-from .settings import GenerationSettings
 from .terminal import BeamsOption, ModelOption, fail, quiet, teaching, writable
 
 if TYPE_CHECKING:
@@ -43,8 +42,7 @@ def attend(
     from .looking import look
 
     quiet()
-    generation = GenerationSettings(num_beams=beams, max_new_tokens=max_new_tokens)
-    seen = look(*load(model), image, context, caption, generation)
+    seen = look(*load(model), image, context, caption, num_beams=beams, max_new_tokens=max_new_tokens)
     choice = {"method": method, "layer": layer, "head": head}
     picture(seen.found, seen.photo, **choice).savefig(output, dpi=120)
     console.print(_table(seen.found, choice))

@@ -6,12 +6,10 @@ from typing import Any
 from PIL import Image
 
 from .attribution import Attribution, AttributionError, attribute
-from .evaluation import generation_options
 from .images import open_image
 from .model import Captioner
 from .overlay import seen_part
 from .processor import CaptionerProcessor
-from .settings import GenerationSettings
 
 
 @dataclass(frozen=True)
@@ -28,37 +26,40 @@ def look(
     image: Any = None,
     context: str | None = None,
     caption: str | None = None,
-    generation: GenerationSettings | None = None,
+    **search_options: Any,
 ) -> Look:
     """Look into a caption of one image, context or both.
 
     Args:
         image: what `open_image` reads, or None.
-        caption: None: the captioner's own, found by `generation`.
+        caption: None: the captioner's own, found by `generate` with `search_options`.
 
     Raises:
-        ImageError, AttributionError: an image that cannot be read, a modality that the captioner has
-            no encoder for, a caption without words.
+        ImageError, AttributionError: an image that cannot be read, a modality that the captioner has no encoder for,
+            a caption without words.
     """
     given = {"image": image, "context": context}
     foreign = [name for name, value in given.items() if value is not None and name not in model.config.modalities]
     if foreign:
         raise AttributionError(f"this captioner has no encoder for {foreign}; it takes {model.config.modalities}")
     photo = None if image is None else open_image(image)
-    if caption is None:
-        caption = search(model, processor, photo, context, generation or GenerationSettings())[0]
-    found = attribute(model, processor, caption, photo, context)
+    words = caption if caption is not None else say(model, processor, photo, context, **search_options)[0]
+    found = attribute(model, processor, words, photo, context)
     return Look(found, None if photo is None else seen_part(photo, processor.image_settings))
 
 
-def search(
+def say(
     model: Captioner,
     processor: CaptionerProcessor,
-    image: Any,
-    context: str | None,
-    generation: GenerationSettings,
+    image: Any = None,
+    context: str | None = None,
+    **search_options: Any,
 ) -> list[list[int]]:
-    """Ids of the `num_return_sequences` captions of one sample, best first."""
-    batch = processor(**{k: [v] for k, v in {"images": image, "context": context}.items() if v is not None})
+    """Ids of the captions of one sample, best first, by `generate` with `search_options`."""
+    given = {"images": image, "context": context}
+    batch = processor(**{name: [value] for name, value in given.items() if value is not None})
     batch = {name: value.to(model.device) for name, value in batch.items()}
-    return model.generate(**batch, **generation_options(generation, model)).tolist()
+    most = model.config.decoder.max_positions - 1
+    options = {"max_new_tokens": most, **search_options}
+    options["max_new_tokens"] = min(most, options["max_new_tokens"])
+    return model.generate(**batch, **options).tolist()

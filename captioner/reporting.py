@@ -24,7 +24,6 @@ from .report import Column, Curve, Page, Row, Training, render
 from .settings import GenerationSettings
 
 CARDS = 24
-EVERYTHING = "everything"  # what a captioner of one modality is given
 COLUMNS = {  # of the table, by the name of the score
     "bleu_4": Column("scores", "BLEU-4", share=True),
     "rouge_l": Column("scores", "ROUGE-L", share=True),
@@ -52,8 +51,6 @@ class Subject:
     def given(self) -> dict[str, str | None]:
         """Rows of the table → the modality that is hidden."""
         names = self.model.config.modalities
-        if len(names) < 2:
-            return {EVERYTHING: None}
         return {" + ".join(names): None} | {f"{n} only": other for n in names for other in names if other != n}
 
     @property
