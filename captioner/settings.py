@@ -112,10 +112,15 @@ class GenerationSettings(Section):
 
     num_beams: PositiveInt = 3
     max_new_tokens: PositiveInt = 30
-    min_new_tokens: int | None = Field(default=None, ge=0)
+    min_new_tokens: int = Field(default=0, ge=0)
     length_penalty: float = 1.0
+    early_stopping: bool | Literal["never"] = False
     no_repeat_ngram_size: int = Field(default=0, ge=0)
     repetition_penalty: float = Field(default=1.0, gt=0)
+    bad_words: list[str] = []  # that may not come
+    force_words: list[str] = []  # that must come, all of them; needs beams
+    num_beam_groups: PositiveInt = 1  # diverse beams: groups that keep away from each other's words
+    diversity_penalty: float = Field(default=0.0, ge=0)  # log-probability that a word loses per beam that takes it
     do_sample: bool = False
     temperature: float = Field(default=1.0, gt=0)
     top_k: int = Field(default=50, ge=0)
