@@ -192,7 +192,8 @@ class ImageSettings:
 
     def normalize(self, pixels: Tensor) -> Tensor:
         """Convert uint8 (…, 3, H, W) to float32 (…, 3, H, W)."""
-        mean, std = (255 * torch.tensor(values).view(-1, 1, 1) for values in (self.mean, self.std))
+        looks = (torch.tensor(values, device=pixels.device) for values in (self.mean, self.std))
+        mean, std = (255 * values.view(-1, 1, 1) for values in looks)
         return pixels.float().sub_(mean).div_(std)
 
 

@@ -144,7 +144,7 @@ def _file_rows(roots: Sequence[Path], names: Sequence[str | None], cells: Cells)
     return Rows(images, fallback, fallback, files, cells)
 
 
-def _embedded_rows(images: Dataset, cells: Cells) -> Rows:
+def embedded_rows(images: Dataset, cells: Cells) -> Rows:
     """Rows of an Arrow column of images: the same where original name and number of bytes are the same."""
     kind = images.features["image"]
     try:
@@ -170,7 +170,7 @@ def _table_rows(table: Dataset, settings: DataSettings, roots: Sequence[Path]) -
     if getattr(table.features[image], "dtype", None) in ("string", "large_string"):
         return _file_rows(roots, table[image][:], cells)
     images = table.select_columns(image)
-    return _embedded_rows(images if image == "image" else images.rename_column(image, "image"), cells)
+    return embedded_rows(images if image == "image" else images.rename_column(image, "image"), cells)
 
 
 def _entry_rows(entries: Sequence[dict[str, Any]], settings: DataSettings, ids: str) -> Rows:
@@ -186,7 +186,7 @@ def _read_repository(settings: DataSettings, split: str) -> Rows:
     remote = not Path(path).expanduser().exists() and re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", path)
     root = Path(path) if remote else _root(settings)
     try:
-        table = _load(str(root), split)
+        table = load_repository(str(root), split)
     except DataError:
         raise
     except (ValueError, OSError, DatasetsError) as error:
@@ -195,7 +195,8 @@ def _read_repository(settings: DataSettings, split: str) -> Rows:
     return _table_rows(table, settings, [Path() if remote else root])
 
 
-def _load(path: str, split: str) -> Dataset:
+def load_repository(path: str, split: str) -> Dataset:
+    """One split of a saved dataset, of a folder that datasets reads, or of a Hub repository."""
     if any(Path(path, name).is_file() for name in ("dataset_dict.json", "state.json")):
         saved = load_from_disk(path)
         splits = {"train": saved} if isinstance(saved, Dataset) else saved

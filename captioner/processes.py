@@ -1,0 +1,74 @@
+"""The processes that share one run, as `accelerate launch` or `torchrun` started them, and signals that end it.
+
+One process needs no torch.
+"""
+
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from types import FrameType
+from typing import Any
+
+GRACE = 2.0  # seconds in which repeated signals are the same one: launchers send Ctrl-C on to those who have it already
+PATIENCE = timedelta(days=30)  # processes wait for each other however different their shares are
+
+
+class Processes:
+    """This process among those of the run.
+
+    Args:
+        device: "cpu", "cuda:1", …; None: the accelerator that is this process's, or else the processor.
+    """
+
+    def __init__(self, device: str | None = None):
+        self.wanted = device
+        self.rank, self.count = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+        self._state: Any = None
+
+    @property
+    def state(self) -> Any:
+        """Accelerate's state; the process group is made on first use."""
+        if self._state is None:
+            import torch
+            from accelerate import PartialState
+
+            cpu = self.wanted == "cpu" or not torch.accelerator.is_available()
+            group = {"timeout": PATIENCE} if self.count > 1 else {}
+            self._state = PartialState(cpu=cpu, **group)
+        return self._state
+
+    @property
+    def device(self) -> Any:
+        """Where this process computes."""
+        return self.wanted if self.wanted is not None and self.count == 1 else self.state.device
+
+    def wait(self) -> None:
+        """Go on when all processes are here."""
+        if self.count > 1:
+            self.state.wait_for_everyone()
+
+    def end(self) -> None:
+        """Leave the process group."""
+        if self._state is not None and self.count > 1:
+            self._state.destroy_process_group()
+
+
+@contextmanager
+def stopping() -> Iterator[Callable[[], bool]]:
+    """Turn Ctrl-C and SIGTERM into a question, for work that ends between two steps; a second one ends it at once."""
+    asked: list[float] = []
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        if asked and time.monotonic() - asked[0] > GRACE:
+            raise KeyboardInterrupt
+        asked.append(time.monotonic())
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: bool(asked)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

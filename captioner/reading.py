@@ -1,0 +1,120 @@
+"""Items to pixels and contexts, in worker processes; whatever is wrong with an image becomes a reason, not an error.
+
+Knows nothing about captioners.
+"""
+
+import os
+import signal
+import stat
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from .contexts import Context
+from .images import ImageSettings, open_image, reason
+from .inputs import Item
+
+MAX_PIXELS = 2 * Image.MAX_IMAGE_PIXELS
+MIN_SIDE = 2
+HEIC_SUFFIXES = (".heic", ".heif")
+
+
+@dataclass
+class Reading:
+    """What was read of an item.
+
+    Args:
+        item: without its image and columns, which stay in the worker.
+        pixels: uint8 (3, H, W), or None.
+        context: what is known about the image, or None.
+        error: why there are no pixels.
+    """
+
+    item: Item
+    pixels: Tensor | None = None
+    context: str | None = None
+    error: str | None = None
+
+
+@dataclass
+class Reader(Dataset):
+    """Items to `Reading`s: decoded, upright, resized.
+
+    Args:
+        settings: size of the pixels.
+        context: what makes contexts, or None.
+        max_pixels: an image with more is refused before it is decoded.
+    """
+
+    settings: ImageSettings
+    context: Context | None = None
+    max_pixels: int = MAX_PIXELS
+
+    def __getitem__(self, item: Item) -> Reading:
+        reading = Reading(replace(item, image=None, columns={}))
+        try:
+            reading.pixels = self._pixels(item)
+            reading.context = self.context(item) if self.context else None
+        except Exception as error:  # one image, whatever it does, must not end the run
+            reading.error = reason(error)
+        return reading
+
+    def _pixels(self, item: Item) -> Tensor:
+        if item.file is not None:
+            _check_file(item.file)
+        with pixel_limit(self.max_pixels):
+            image = open_image(item.image)
+        if min(image.size) < MIN_SIDE:
+            width, height = image.size
+            raise ValueError(f"the image is {width} pixels wide and {height} high; each must be at least {MIN_SIDE}")
+        return self.settings.fit(image)
+
+
+def _check_file(file: str) -> None:
+    """Refuse what is no regular file before it is opened: pipes would wait for ever.
+
+    Raises:
+        OSError: there is no such file, or a loop of links.
+        ValueError: a folder or a device; a format that needs an extra.
+    """
+    mode = os.stat(file).st_mode
+    if stat.S_ISDIR(mode):
+        readable = os.access(file, os.R_OK | os.X_OK)
+        raise ValueError("it is a folder" if readable else "it is a folder that cannot be looked into")
+    if not stat.S_ISREG(mode):
+        raise ValueError("it is no regular file")
+    if file.lower().endswith(HEIC_SUFFIXES) and not read_heic():
+        raise ValueError("HEIC images need an extra: pip install 'captioner[heic]'")
+
+
+def read_heic() -> bool:
+    """Let Pillow open HEIC images; → whether the extra for it is installed."""
+    try:
+        from pillow_heif import register_heif_opener
+    except ImportError:
+        return False
+    register_heif_opener()
+    return True
+
+
+@contextmanager
+def pixel_limit(most: int) -> Iterator[None]:
+    """Make Pillow refuse images of more pixels; it refuses above twice its own limit and warns below."""
+    before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, most / 2
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            yield
+    finally:
+        Image.MAX_IMAGE_PIXELS = before
+
+
+def start_worker(worker: int) -> None:
+    """Leave Ctrl-C to the main process, which finishes what is in flight."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
