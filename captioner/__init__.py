@@ -13,6 +13,7 @@ _HOMES = {
     "CaptionerConfig": "configuration",
     "CaptionerProcessor": "processor",
     "Memory": "memory",
+    "caption": "captioning",
     "from_parts": "parts",
     "load": "adopt",
 }

@@ -1,106 +1,66 @@
-"""Image files to captions: find them, decode them in workers, caption them in batches, record what went wrong.
+"""Items to captions, streaming in order: read in workers, searched in batches, a reason where an image is bad.
 
-Knows nothing about the command line. A file that cannot be read becomes a record with `error`, never an exception.
+Knows nothing about files to write, processes or the command line. `caption` is the same for use as a library.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+import logging
+import time
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import chain, count, islice
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader, Dataset
+from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
+from torch.utils.data import DataLoader
 
-from .evaluation import generation_options
-from .images import ImageError, open_image
+from .contexts import Context
+from .decoding import search
+from .evaluation import search_options
+from .inputs import Item, find_inputs
 from .model import Captioner
 from .processor import CaptionerProcessor
+from .reading import MAX_PIXELS, Reader, Reading, start_worker
 from .settings import GenerationSettings
 
-SUFFIXES = frozenset(
-    [
-        ".jpg",
-        ".jpeg",
-        ".jpe",
-        ".jfif",
-        ".png",
-        ".apng",
-        ".gif",
-        ".webp",
-        ".bmp",
-        ".dib",
-        ".tif",
-        ".tiff",
-        ".avif",
-        ".ppm",
-        ".pgm",
-        ".pbm",
-        ".pnm",
-        ".tga",
-        ".ico",
-    ]
-)
+logger = logging.getLogger(__name__)
+
+WINDOW = 4  # batches that are sorted together when contexts differ in length
 
 
 class CaptioningError(ValueError):
-    """Input or output that cannot be used; the message says what would work."""
-
-
-def find_images(paths: Sequence[str], recursive: bool = False) -> list[str]:
-    """Files as given, and the images of folders in name order.
-
-    Raises:
-        CaptioningError: a path that is not there, or nothing to caption.
-    """
-    found: list[str] = []
-    for path in map(Path, paths):
-        if path.is_dir():
-            inside = path.rglob("*") if recursive else path.iterdir()
-            found += sorted(str(file) for file in inside if file.suffix.lower() in SUFFIXES and file.is_file())
-        elif path.exists():
-            found.append(str(path))
-        else:
-            raise CaptioningError(f"there is no file or folder {str(path)!r}")
-    if not found:
-        raise CaptioningError(
-            f"no images in {', '.join(paths)}: looked for {', '.join(sorted(SUFFIXES))}; `--recursive` looks deeper"
-        )
-    return found
-
-
-class ImageFiles(Dataset):
-    """Paths to `(path, pixel_values (3, H, W))` or `(path, what went wrong)`; runs in workers."""
-
-    def __init__(self, paths: Sequence[str], processor: CaptionerProcessor):
-        self.paths, self.settings = paths, processor.image_settings
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def __getitem__(self, index: int) -> tuple[str, Any]:
-        path = self.paths[index]
-        try:
-            return path, self.settings.normalize(self.settings.fit(open_image(path)))
-        except ImageError as error:
-            return path, str(error)
+    """A captioner that cannot do what was asked; the message says what would work."""
 
 
 @dataclass
 class Captioning:
-    """How to caption: the captioner, the search, and one context for every image.
+    """How to caption: the captioner, the search, and what is read beside each image.
 
     Args:
-        context: text that the captioner reads beside each image, or None.
-        batch_size: images at a time.
-        workers: processes that decode images.
+        context: what the captioner reads beside each image, or None.
+        batch_size: images at a time; halved whenever memory does not suffice.
+        workers: processes that read images.
+        seed: with an image's name, the seed of its samples.
+        scores: whether records say how likely a caption is.
+        max_pixels: images with more are refused.
+        waited: seconds in which it had no images to work on.
+
+    Raises:
+        CaptioningError: a captioner without an image encoder, or a context that it cannot read.
     """
 
     model: Captioner
     processor: CaptionerProcessor
     generation: GenerationSettings
-    context: str | None = None
+    context: Context | None = None
     batch_size: int = 16
     workers: int = 0
+    seed: int = 0
+    scores: bool = False
+    max_pixels: int = MAX_PIXELS
+    waited: float = field(default=0.0, init=False)
 
     def __post_init__(self) -> None:
         modalities = self.model.config.modalities
@@ -108,32 +68,151 @@ class Captioning:
             raise CaptioningError(f"this captioner reads {modalities} only; it cannot caption images")
         if self.context and "context" not in modalities:
             raise CaptioningError("`--context` was given, but this captioner has no context encoder; leave it out")
+        self.options = search_options(self.generation, self.model, self.processor)
 
-    def run(self, paths: Sequence[str]) -> Iterator[dict[str, Any]]:
-        """Records in the order of the paths: `image` and `caption` (or `captions`, when several), or `error`."""
+    def run(
+        self, items: Iterable[Item], stop: Callable[[], bool] = lambda: False
+    ) -> Iterator[tuple[Item, dict[str, Any]]]:
+        """Caption items in their order.
+
+        Args:
+            items: may be an iterator without end; workers read a few batches ahead.
+            stop: asked before each batch.
+
+        Yields:
+            An item without its image, and its record: `image` (the name), then `caption` (and `captions` where
+            several were asked for, `score` or `scores`, `context` where each image has its own), or `error`.
+        """
         loader = DataLoader(
-            ImageFiles(paths, self.processor),
-            batch_size=self.batch_size,
-            num_workers=min(self.workers, len(paths) // self.batch_size),
+            Reader(self.processor.image_settings, self.context, self.max_pixels),
+            batch_sampler=_batches(items, self.batch_size),
+            num_workers=self.workers,
             collate_fn=list,
+            worker_init_fn=start_worker,
+            pin_memory=False,
         )
-        for pairs in loader:
-            captions = iter(self._caption([pixels for _, pixels in pairs if isinstance(pixels, torch.Tensor)]))
-            for path, pixels in pairs:
-                good = isinstance(pixels, torch.Tensor)
-                yield {"image": path, **(next(captions) if good else {"error": pixels})}
+        varies = bool(self.context and self.context.varies)
+        readings = iter(loader)
+        while not stop() and (window := self._next(readings, WINDOW if varies else 1)):
+            results = self._caption([reading for reading in window if reading.error is None])
+            for reading in window:
+                result = {"error": reading.error} if reading.error is not None else next(results)
+                own = {"context": reading.context} if varies and reading.context else {}
+                yield reading.item, {"image": reading.item.name, **result, **own}
+
+    def _next(self, readings: Iterator[list[Reading]], batches: int) -> list[Reading]:
+        """A few batches, and how long they were waited for."""
+        began = time.monotonic()
+        window = list(chain.from_iterable(islice(readings, batches)))
+        self.waited += time.monotonic() - began
+        return window
+
+    def _caption(self, readings: Sequence[Reading]) -> Iterator[dict[str, Any]]:
+        """Search in batches of contexts of similar length; results in the order of the readings."""
+        order = sorted(range(len(readings)), key=lambda i: len(readings[i].context or ""))
+        results: dict[int, dict[str, Any]] = {}
+        while len(results) < len(order):
+            chosen = order[len(results) : len(results) + self.batch_size]
+            found = self._try([readings[i] for i in chosen])
+            results.update(zip(chosen[: len(found)], found, strict=True))
+        return (results[i] for i in range(len(order)))
+
+    def _try(self, readings: Sequence[Reading]) -> list[dict[str, Any]]:
+        """A batch, or nothing and from now on half a batch; an image that does not fit alone is given up."""
+        try:
+            return self._search(readings)
+        except (RuntimeError, MemoryError) as error:
+            if not isinstance(error, torch.OutOfMemoryError | MemoryError) and not should_reduce_batch_size(error):
+                raise
+        clear_device_cache(garbage_collection=True)
+        if len(readings) == 1:
+            return [{"error": "out of memory, though it was captioned alone"}]
+        self.batch_size = len(readings) // 2
+        logger.warning("out of memory with %d images at a time; going on with %d", len(readings), self.batch_size)
+        return []
 
     @torch.inference_mode()
-    def _caption(self, images: list[torch.Tensor]) -> Iterable[dict[str, Any]]:
-        """(3, H, W) each → a dict with `caption` or `captions` each."""
-        if not images:
-            return []
-        batch = {"pixel_values": torch.stack(images)}
-        if self.context:
-            batch |= self.processor(context=[self.context] * len(images))
-        batch = {name: value.to(self.model.device) for name, value in batch.items()}
-        options = generation_options(self.generation, self.model)
-        texts = self.processor.batch_decode(self.model.generate(**batch, **options))
-        count = self.generation.num_return_sequences
-        groups = [texts[i : i + count] for i in range(0, len(texts), count)]
-        return [{"caption": own[0]} if count == 1 else {"caption": own[0], "captions": own} for own in groups]
+    def _search(self, readings: Sequence[Reading]) -> list[dict[str, Any]]:
+        """The captions of one batch."""
+        model, processor = self.model, self.processor
+        pixels = torch.stack([reading.pixels for reading in readings]).to(model.device, non_blocking=True)
+        batch = {"pixel_values": processor.image_settings.normalize(pixels).to(model.dtype)}
+        if any(reading.context for reading in readings):
+            texts = processor(context=[reading.context for reading in readings])
+            batch |= {name: value.to(model.device) for name, value in texts.items()}
+        seeds = [seed_of(reading.item.name, self.seed) for reading in readings]
+        found = search(model, model.encode(**batch), self.options, seeds=seeds)
+        return [self._record(captions) for captions in found]
+
+    def _record(self, found: Sequence[Any]) -> dict[str, Any]:
+        texts, scores = [self.processor.decode(one.ids) for one in found], [round(one.score, 4) for one in found]
+        several = len(texts) > 1
+        record = {"caption": texts[0], **({"captions": texts} if several else {})}
+        return record | ({"scores": scores} if several else {"score": scores[0]}) if self.scores else record
+
+
+def _batches(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
+    items = iter(items)
+    while batch := list(islice(items, size)):
+        yield batch
+
+
+def seed_of(name: str, seed: int) -> int:
+    """A seed that is an image's own, wherever and whenever it is captioned."""
+    return zlib.crc32(f"{seed} {name}".encode("utf-8", "surrogateescape"))
+
+
+def caption(
+    images: Any,
+    model: str | Path | tuple[Captioner, CaptionerProcessor] | None = None,
+    context: str | Iterable[str | None] | None = None,
+    beams: int = 3,
+    batch_size: int = 16,
+    workers: int = 0,
+    scores: bool = False,
+    seed: int = 0,
+    **generation: Any,
+) -> Iterator[dict[str, Any]]:
+    """Caption images as they come, with the code of the `captioner caption` command.
+
+    Args:
+        images: a path (of a file, folder, glob, list, table or repository), or a list or iterator, even without end,
+            of whatever `open_image` reads: paths, Pillow images, bytes, arrays, tensors.
+        model: a name, path or Hub repository for `load`, or what `load` returned; None: the default captioner.
+        context: one text or template for all images, or a text or None per image.
+        beams: beams of the search; 1 is greedy.
+        batch_size: images at a time.
+        workers: processes that read images.
+        scores: whether records say how likely each caption is.
+        seed: of samples.
+        generation: the other keys of `GenerationSettings`: `max_new_tokens`, `num_return_sequences`, `do_sample`, …
+
+    Yields:
+        A dict per image in order: `image` (its path, or its place) and `caption`, or `error`; `captions` with
+        `num_return_sequences`, `score` or `scores` on request.
+
+    Raises:
+        ValueError: options that cannot be used, or a captioner that cannot be loaded.
+    """
+    from .adopt import load
+
+    loaded = model if isinstance(model, tuple) else load(model)
+    items = find_inputs([str(images)]) if isinstance(images, str | Path) else map(_item, count(), images)
+    own = context is not None and not isinstance(context, str)
+    if own:
+        items, made = map(_with_text, items, context), Context("{context}", columns=["context"])
+    else:
+        made = Context(context)
+    options = GenerationSettings(num_beams=beams, **generation)
+    job = Captioning(*loaded, options, made, batch_size, workers, seed, scores)
+    return (record for _, record in job.run(items))
+
+
+def _item(index: int, image: Any) -> Item:
+    if isinstance(image, str | Path):
+        return Item(str(image), str(image), str(image), index=index)
+    return Item(str(index), image, index=index)
+
+
+def _with_text(item: Item, text: str | None) -> Item:
+    return Item(item.name, item.image, item.file, {**item.columns, "context": text}, item.index)

@@ -1,57 +1,308 @@
-"""`captioner caption`: what its options mean; the work is done in `captioning.py`."""
+"""`captioner caption`: what its options mean, and the order of a run: look at everything, then load, then work.
 
-from typing import Annotated
+The work is done in `captioning.py` (images to records) and `jobs.py` (records to files, over processes and restarts).
+"""
+
+import os
+import re
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import typer
 
+from . import __version__
+from . import caption_options as options
+from .contexts import METADATA_TEMPLATE, Context
+from .inputs import Inputs, find_inputs
+from .jobs import Job, Summary, Target, merge
+from .journal import WriteError, encode
+from .outputs import Sidecars
+from .processes import Processes, stopping
 from .progress import progress, say
 from .settings import GenerationSettings
-from .terminal import (
-    BatchOption,
-    BeamsOption,
-    ModelOption,
-    OutputOption,
-    WorkersOption,
-    fail,
-    quiet,
-    teaching,
-    writable,
-    write,
-)
+from .terminal import BatchOption, WorkersOption, fail, quiet, teaching, writable
+
+if TYPE_CHECKING:
+    from .captioning import Captioning
+
+STOPPED = 130
+DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 
 
 @teaching
 def caption(
-    paths: Annotated[list[str], typer.Argument(metavar="IMAGE|FOLDER…", help="Images, and folders of images.")],
-    model: ModelOption,
-    context: Annotated[str | None, typer.Option(help="Text to read beside every image.")] = None,
-    beams: BeamsOption = 3,
-    captions: Annotated[
-        int, typer.Option("--captions", "--num-return-sequences", min=1, help="Captions per image.")
-    ] = 1,
-    max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", "--max-length", min=1)] = 30,
-    output: OutputOption = None,
-    recursive: Annotated[bool, typer.Option("--recursive", "-r", help="Look into folders of folders.")] = False,
+    paths: options.Paths = None,
+    model: options.Model = None,
+    recursive: options.Recursive = False,
+    image_column: options.ImageColumn = None,
+    split: options.Split = None,
+    limit: options.Limit = None,
+    max_pixels: options.MaxPixels = None,
+    context: options.ContextText = None,
+    context_column: options.ContextColumn = None,
+    context_ext: options.ContextExt = None,
+    context_metadata: options.ContextMetadata = False,
+    beams: options.Beams = None,
+    captions: options.Captions = 1,
+    max_new_tokens: options.MaxTokens = 30,
+    min_new_tokens: options.MinTokens = 0,
+    length_penalty: options.LengthPenalty = 1.0,
+    no_repeat_ngram_size: options.NoRepeat = 0,
+    repetition_penalty: options.RepetitionPenalty = 1.0,
+    bad_words: options.BadWords = None,
+    force_words: options.ForceWords = None,
+    num_beam_groups: options.BeamGroups = 1,
+    diversity_penalty: options.Diversity = 0.0,
+    temperature: options.Temperature = None,
+    top_k: options.TopK = None,
+    top_p: options.TopP = None,
+    seed: options.Seed = 0,
+    output: options.Output = None,
+    sidecar: options.Sidecar = None,
+    existing: options.Existing = "skip",
+    overwrite: options.Overwrite = False,
+    prefix: options.Prefix = "",
+    suffix: options.Suffix = "",
+    scores: options.Scores = False,
+    errors: options.Errors = None,
+    as_json: options.AsJson = False,
+    shard: options.Shard = None,
+    merge_shards: options.Merge = False,
+    device: options.Device = None,
+    dtype: options.Dtype = None,
     batch_size: BatchOption = 16,
     num_workers: WorkersOption = 2,
 ) -> None:
-    """Caption images and folders of images."""
-    from .captioning import Captioning, find_images
+    """Caption images, folders, lists, tables and datasets, on every GPU, losing nothing.
 
-    if captions > beams:
-        fail(
-            f"`--captions` is {captions}, but a search with {beams} beams finds {beams}; raise `--beams`",
-            code=2,
-        )
+    The same command goes on where it was stopped or killed. `accelerate launch -m captioner caption …` uses every GPU.
+    """
+    kind = "overwrite" if overwrite else existing
     writable(output)
-    files = find_images(paths, recursive)
-    generation = GenerationSettings(num_beams=beams, max_new_tokens=max_new_tokens, num_return_sequences=captions)
-    from .adopt import load
+    if merge_shards:
+        _merge(paths or [], output, errors)
+        return
+    sampling = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
+    search = {
+        "num_return_sequences": captions, "max_new_tokens": max_new_tokens, "min_new_tokens": min_new_tokens,
+        "length_penalty": length_penalty, "no_repeat_ngram_size": no_repeat_ngram_size,
+        "repetition_penalty": repetition_penalty, "bad_words": bad_words or [], "force_words": force_words or [],
+        "num_beam_groups": num_beam_groups, "diversity_penalty": diversity_penalty,
+    }  # fmt: skip
+    generation = _generation(beams, sampling, search)
+    inputs = find_inputs(paths or [], recursive, image_column, split, limit)
+    read = _context(context, context_column, context_ext, context_metadata, inputs)
+    processes = Processes(device)
 
-    quiet()
-    work = Captioning(*load(model), generation, context, batch_size, num_workers)
-    failed = write(progress(work.run(files), "captioning", total=len(files)), output)
-    if output is not None:
-        say(f"{len(files) - failed} of {len(files)} images captioned, written to {output}")
+    def start(images: int) -> "Captioning":
+        from .captioning import Captioning
+        from .reading import MAX_PIXELS
+
+        workers = min(num_workers, images // batch_size)
+        loaded = _load(model, processes, dtype)
+        return Captioning(*loaded, generation, read, batch_size, workers, seed, scores, max_pixels or MAX_PIXELS)
+
+    if output is None and sidecar is None:
+        _show(inputs, start, processes, (prefix, suffix), as_json)
+        return
+    sidecars = _sidecars(sidecar, kind, context_ext)
+    target = Target(output, sidecars, kind, errors, _folder((paths or [""])[0]))
+    settings = {
+        "captioner": __version__, "model": model, "dtype": dtype, "generation": generation.model_dump(), "seed": seed,
+        "context": read.template, "context_ext": read.sidecar_extension, "context_varies": read.varies,
+        "prefix": prefix, "suffix": suffix, "scores": scores, "sidecar": sidecar,
+        "existing": None if sidecars is None else kind,
+    }  # fmt: skip
+    job = Job(inputs, target, settings, _shard(shard), processes.rank, processes.count)
+    _run(job, start, processes, (prefix, suffix))
+
+
+def _run(job: Job, start: Callable[[int], "Captioning"], processes: Processes, around: tuple[str, str]) -> None:
+    """Plan, load, work, publish; all processes plan before one works, and all have worked before one publishes."""
+    try:
+        if processes.rank == 0:
+            job.prepare()
+        processes.wait()
+        mine = job.plan()
+        processes.wait()
+        speed, stopped = "", False
+        if mine:
+            captioning = start(len(mine))
+            began = time.monotonic()
+            with stopping() as stop:
+                results = captioning.run(map(job.inputs.__getitem__, mine), stop)
+                done = sum(1 for _ in progress(job.record(_dressed(results, *around)), "captioning", len(mine)))
+            speed = _speed(done * processes.count, time.monotonic() - began, captioning.waited)
+            stopped = done < len(mine)
+        if stopped:
+            _leave(job)
+        processes.wait()
+        if processes.rank == 0:
+            _close(job, speed)
+        processes.end()
+    except WriteError as error:
+        fail(f"{error}; what was written before is kept, and the same command goes on from there", code=1)
+    finally:
+        job.tidy()
+
+
+def _leave(job: Job) -> None:
+    """Say what Ctrl-C has left."""
+    summary = job.summarise()
+    say(
+        f"stopped: {summary.captioned} of {summary.total} images captioned, kept in {job.target.journal}; the same "
+        "command goes on from there"
+    )
+    raise typer.Exit(STOPPED)
+
+
+def _speed(images: int, seconds: float, waited: float) -> str:
+    """How fast it went, and whether reading images held it up."""
+    return f" at {images / seconds:.1f} images/s ({seconds:.0f} s, {waited / seconds:.0%} of it waiting for images)"
+
+
+def _close(job: Job, speed: str) -> None:
+    """Publish and sum up; a shard waits for the others instead."""
+    summary, target = job.summarise(), job.target
+    if job.shard[1] == 1:
+        job.publish()
+        where = f"written to {target.output or f'texts beside them ({target.sidecars.extension})'}"
+    else:
+        then = f"captioner caption --merge --output {target.output}"
+        where = f"kept in {target.journal}; when all shards are done: {then}"
+    _sum_up(summary, speed, where, target)
+
+
+def _sum_up(summary: Summary, speed: str, where: str, target: Target) -> None:
+    counts = {"failed": summary.failed, "left alone, since they have a text": summary.skipped}
+    others = "".join(f", {count} {what}" for what, count in counts.items() if count)
+    say(f"{summary.captioned} of {summary.total} images captioned{others}{speed}, {where}")
+    if summary.failed:
+        reasons = f" (reasons in {target.errors_file})" if target.errors_file.exists() else ""
+        fail(f"{summary.failed} of {summary.total} images could not be read; the others are captioned{reasons}", code=1)
+
+
+def _show(
+    inputs: Inputs,
+    start: Callable[[int], "Captioning"],
+    processes: Processes,
+    around: tuple[str, str],
+    as_json: bool,
+) -> None:
+    """Print captions as they come, and keep nothing."""
+    if processes.count > 1:
+        fail(f"{processes.count} processes need a common `--output` or `--sidecar`", code=2)
+    failed = seen = 0
+    with stopping() as stop:
+        results = start(len(inputs)).run(inputs, stop)
+        for _, record in progress(_dressed(results, *around), "captioning", len(inputs)):
+            print(encode(record).decode().rstrip("\n") if as_json else _lines(record), flush=True)
+            seen, failed = seen + 1, failed + ("error" in record)
+    if seen < len(inputs):
+        raise typer.Exit(STOPPED)
     if failed:
-        fail(f"{failed} of {len(files)} images could not be read; the others are captioned", code=1)
+        fail(f"{failed} of {seen} images could not be read; the others are captioned", code=1)
+
+
+def _lines(record: dict[str, Any]) -> str:
+    """An image and what it shows, a line per caption, whatever bytes the image's name has."""
+    name = record["image"].encode("utf-8", "backslashreplace").decode().replace("\n", "\\n")
+    said = record.get("captions") or [record.get("caption", f"({record.get('error')})")]
+    scores = record.get("scores") or [record.get("score")] * len(said)
+    return "\n".join(
+        "\t".join([name, text, *([] if score is None else [f"{score:.4f}"])])
+        for text, score in zip(said, scores, strict=True)
+    )
+
+
+def _dressed(results: Iterable[tuple[Any, dict[str, Any]]], prefix: str, suffix: str) -> Iterable[tuple[Any, dict]]:
+    """The same records, every caption between prefix and suffix."""
+    for item, record in results:
+        if "caption" in record:
+            record["caption"] = f"{prefix}{record['caption']}{suffix}"
+        if "captions" in record:
+            record["captions"] = [f"{prefix}{text}{suffix}" for text in record["captions"]]
+        yield item, record
+
+
+def _merge(paths: list[str], output: Path | None, errors: Path | None) -> None:
+    if output is None:
+        fail("`--merge` needs `--output`: the file that the shards were given, or a new one", code=2)
+    target = Target(output, errors=errors)
+    try:
+        summary = merge([Path(path) for path in paths], target, say)
+    except WriteError as error:
+        fail(str(error), code=1)
+    _sum_up(summary, "", f"written to {output}", target)
+    if summary.missing:
+        fail(f"{summary.missing} images are missing; finish the shards, then merge again", code=1)
+
+
+def _generation(beams: int | None, sampling: dict[str, Any], search: dict[str, Any]) -> GenerationSettings:
+    """Words are drawn when temperature, top-k or top-p is given; else beams are searched."""
+    drawn = {name: value for name, value in sampling.items() if value is not None}
+    beams = beams or (1 if drawn else 3)
+    if drawn and beams > 1:
+        fail(f"`--beams` is {beams}, but {', '.join(drawn)} draw words instead of searching; leave one out", code=2)
+    captions = search["num_return_sequences"]
+    if captions > beams and not drawn:
+        fail(f"`--captions` is {captions}, but a search with {beams} beams finds {beams}; raise `--beams`", code=2)
+    try:
+        return GenerationSettings(num_beams=beams, do_sample=bool(drawn), **drawn, **search)
+    except ValueError as error:
+        fail(" ".join(str(error).split()), code=2)
+
+
+def _context(text: str | None, column: str | None, extension: str | None, metadata: bool, inputs: Inputs) -> Context:
+    """The one kind of context that was asked for."""
+    templates = {
+        "--context": text,
+        "--context-column": column and f"{{{column}}}",
+        "--context-metadata": METADATA_TEMPLATE if metadata else None,
+    }
+    given = [name for name, template in templates.items() if template] + (["--context-ext"] if extension else [])
+    if len(given) > 1:
+        fail(f"give one of {', '.join(given)}; a template in `--context` can name several sources", code=2)
+    template = next((template for template in templates.values() if template), None)
+    return Context(template, _extension(extension), inputs.columns)
+
+
+def _sidecars(extension: str | None, existing: str, context_ext: str | None) -> Sidecars | None:
+    extension = _extension(extension)
+    if extension is None:
+        return None
+    if extension == _extension(context_ext) and existing not in ("append", "prepend"):
+        fail(f"captions would replace the contexts in {extension} files; give `--existing append` or `prepend`", code=2)
+    return Sidecars(extension, existing)
+
+
+def _extension(text: str | None) -> str | None:
+    """People leave the dot out."""
+    return text and "." + text.lstrip(".")
+
+
+def _shard(text: str | None) -> tuple[int, int]:
+    found = re.fullmatch(r"(\d+)/(\d+)", text or "1/1")
+    if not found or not 1 <= int(found[1]) <= int(found[2]):
+        fail(f"`--shard` must be i/n with i from 1 to n, such as 3/64, but is {text!r}", code=2)
+    return int(found[1]), int(found[2])
+
+
+def _folder(path: str) -> Path:
+    """Where the journal of sidecars goes: the first folder of the input."""
+    return Path(path) if os.path.isdir(path) else Path(os.path.dirname(path))
+
+
+def _load(model: str | None, processes: Processes, dtype: str | None) -> tuple[Any, Any]:
+    import torch
+
+    from .adopt import DEFAULT_MODEL, load
+
+    kind = DTYPES.get(dtype or "", dtype)
+    if kind not in (None, *DTYPES.values()):
+        fail(f"`--dtype` must be one of {', '.join(DTYPES.values())}, but is {dtype!r}", code=2)
+    quiet()
+    loaded, processor = load(model or DEFAULT_MODEL, **({} if kind is None else {"dtype": getattr(torch, kind)}))
+    return loaded.to(processes.device), processor
