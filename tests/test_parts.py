@@ -28,6 +28,7 @@ from captioner import Captioner, from_parts
 from captioner.adopt import assemble
 from captioner.attention import MODES
 from captioner.configuration import DecoderConfig
+from captioner.decoding import SearchOptions, search
 from captioner.norms import RMSNorm
 from captioner.parts import PartsError, fill
 from captioner.settings import DataSettings, ModelSettings
@@ -136,6 +137,15 @@ def test_cached_generation_continues_as_the_language_model(pair, cache, beams):
     mask = torch.ones_like(ids)
     given = {"decoder_input_ids": ids, "decoder_attention_mask": mask, "cache_implementation": cache}
     assert torch.equal(captioner.generate(photos(), **given, **options), expected)
+
+
+@pytest.mark.parametrize("beams", [1, 4])
+def test_the_fast_search_finds_what_generate_finds(pair, beams):
+    captioner, processor = pair[1:]
+    start, options = processor.start_token_id, {"num_beams": beams, "max_new_tokens": 10, "min_new_tokens": 10}
+    expected = captioner.generate(photos(), do_sample=False, **options)
+    found = search(captioner, captioner.encode(photos()), SearchOptions(**options))
+    assert [[start, *captions[0].ids] for captions in found] == expected.tolist()
 
 
 def test_saving_keeps_a_decoder_as_it_is(pair, tmp_path):
