@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, ValidationError
 
 Share = Annotated[float, Field(ge=0, le=1)]
 
@@ -59,7 +59,7 @@ class DataSettings(Section):
     caption_column: str = "captions"
     context_column: str | None = None
     id_column: str | None = None
-    levels: list[PositiveInt] = [1, 2, 3]  # scenes only
+    levels: list[NonNegativeInt] = [1, 2, 3]  # scenes only
     scenes: PositiveInt = 50_000  # scenes only: training scenes
     captions_per_image: PositiveInt = 1  # G, drawn anew each epoch
     max_caption_length: PositiveInt = 40  # tokens, start and end included

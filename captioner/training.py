@@ -111,13 +111,26 @@ def _accelerator(options: TrainingSettings) -> Accelerator:
         project_dir=options.output_dir,
         dataloader_config=DataLoaderConfiguration(use_seedable_sampler=True, data_seed=options.seed),
     )
-    for name, kind in (("FSDP", DistributedType.FSDP), ("DEEPSPEED", DistributedType.DEEPSPEED)):
-        if os.environ.get(f"ACCELERATE_USE_{name}") == "true" and accelerator.distributed_type != kind:
+    for name in ("FSDP", "DEEPSPEED"):
+        if os.environ.get(f"ACCELERATE_USE_{name}") == "true" and accelerator.distributed_type != name:
             raise SettingsError(
                 f"the launcher asked for {name}, but Accelerate runs {accelerator.distributed_type.value} here; "
-                "use a machine with several GPUs, or configs/accelerate/ddp.yaml"
+                "use a machine with GPUs, or configs/accelerate/ddp.yaml"
             )
+    if accelerator.distributed_type == DistributedType.DEEPSPEED:
+        _set_deepspeed(accelerator.state.deepspeed_plugin, options)
     return accelerator
+
+
+def _set_deepspeed(plugin: Any, options: TrainingSettings) -> None:
+    """Hand over what DeepSpeed does by itself, and refuse what it would do otherwise than asked."""
+    if plugin.zero_stage == 3 or options.gradient_accumulation_steps > 1:
+        raise SettingsError(
+            f"DeepSpeed runs here with `zero_stage` up to 2 and `training.gradient_accumulation_steps=1`, but they are "
+            f"{plugin.zero_stage} and {options.gradient_accumulation_steps}; change them, or use "
+            "configs/accelerate/fsdp2.yaml"
+        )
+    plugin.deepspeed_config["gradient_clipping"] = options.max_grad_norm
 
 
 def _newest_checkpoint(directory: Path, resume: bool) -> Path | None:

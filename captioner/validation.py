@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
-from accelerate import Accelerator
+from accelerate import Accelerator, DistributedType
 from torch import nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from torch.utils.data import Subset
@@ -15,9 +15,8 @@ from torch.utils.data import Subset
 from .average import WeightAverage
 from .checkpoints import save_captioner
 from .evaluation import evaluate
-from .gradients import SHARDED
 from .model import Captioner
-from .optimisation import merged
+from .optimisation import add_adapters, merged
 from .processor import CaptionerProcessor
 from .progress import say
 from .run_log import RunLog
@@ -57,14 +56,17 @@ class Keeper:
     def captioner(self) -> Iterator[Captioner]:
         """The captioner to validate and save: averaged, whole on every process, adapters merged."""
         with self.average.in_place() if self.average is not None else nullcontext():
-            yield merged(self._gathered() if self.accelerator.distributed_type in SHARDED else self.model)
+            sharded = self.accelerator.distributed_type == DistributedType.FSDP
+            yield merged(self._gathered() if sharded else self.model)
 
     def _gathered(self) -> Captioner:
         """A copy with all weights, where each process trains only its share of them."""
         state = get_model_state_dict(self.wrapped, options=StateDictOptions(full_state_dict=True))
-        copy = Captioner(self.model.config).to(self.accelerator.device)
-        copy.load_state_dict(state)
-        return copy
+        whole = Captioner(self.model.config)
+        if self.settings.training.lora is not None:
+            add_adapters(whole, self.settings.training.lora)
+        whole.load_state_dict(state)
+        return whole.to(self.accelerator.device)
 
     def validate(self, step: int, samples: Any) -> None:
         """Caption the validation split, log its scores, keep the captioner if it is the best so far."""
