@@ -180,6 +180,13 @@ class Captioner(PreTrainedModel, GenerationMixin):
 
         add_modality(self, name, encoder, processor, tokenizer)
 
+    def _upload_modified_files(self, working_dir: Any, *args: Any, **kwargs: Any) -> Any:
+        """Upload what `push_to_hub` has written, with a card of ours where the repository has none."""
+        from .model_card import replace_generic_card
+
+        replace_generic_card(working_dir, self.config)
+        return super()._upload_modified_files(working_dir, *args, **kwargs)
+
     @torch.no_grad()
     def generate(self, inputs: Tensor | None = None, **kwargs: Any) -> Any:
         """Caption images, contexts or both with any option of transformers' `generate`; → ids (N, T).

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from transformers import AutoProcessor, AutoTokenizer, BatchFeature, PreTrainedConfig
 from transformers import PreTrainedTokenizerBase as AnyTokenizer
+from transformers.dynamic_module_utils import custom_object_save
 from transformers.utils import PushToHubMixin, cached_file
 
 from .configuration import CaptionerConfig
@@ -42,6 +43,8 @@ class CaptionerProcessor(PushToHubMixin):
     Raises:
         ValueError: a tokenizer without an end token, or a length below 1.
     """
+
+    _auto_class: str | None = None
 
     def __init__(
         self,
@@ -190,9 +193,17 @@ class CaptionerProcessor(PushToHubMixin):
         self.tokenizer.save_pretrained(directory)
         if self.context_tokenizer is not None:
             self.context_tokenizer.save_pretrained(directory / CONTEXT_FOLDER)
+        state = self.to_dict()
+        if self._auto_class is not None:
+            custom_object_save(self, directory, config=state)
         unfinished = directory / f"{PROCESSOR_FILE}.{os.getpid()}"
-        unfinished.write_text(json.dumps(self.to_dict(), indent=2) + "\n", encoding="utf-8")
+        unfinished.write_text(json.dumps(state, indent=2) + "\n", encoding="utf-8")
         unfinished.replace(directory / PROCESSOR_FILE)
+
+    @classmethod
+    def register_for_auto_class(cls, auto_class: str = "AutoProcessor") -> None:
+        """From now on, saving also writes the code of this class, as transformers does; see `remote_code.py`."""
+        cls._auto_class = auto_class
 
     def to_dict(self) -> dict[str, Any]:
         """Everything but the tokenizers, as it stands in `processor_config.json`."""
@@ -232,6 +243,7 @@ class CaptionerProcessor(PushToHubMixin):
             place = "/".join(folder for folder in folders if folder)
             return AutoTokenizer.from_pretrained(name, config=PreTrainedConfig(), subfolder=place, **hub_kwargs)
 
+        state.pop("auto_map", None)
         settings, folder = state.pop("image_settings"), state.pop("context_tokenizer")
         return cls(
             ImageSettings(**settings) if settings else None,
@@ -246,11 +258,7 @@ class CaptionerProcessor(PushToHubMixin):
         Raises:
             ValueError: everything that does not fit, and what to change.
         """
-        problems = [
-            *self._token_problems(config),
-            *self._image_problems(config),
-            *self._context_problems(config),
-        ]
+        problems = [*self._token_problems(config), *self._image_problems(config), *self._context_problems(config)]
         if problems:
             raise ValueError(f"the processor does not fit the model: {'; '.join(problems)}")
 
