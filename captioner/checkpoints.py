@@ -30,6 +30,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from .average import WeightAverage
 from .model import Captioner
+from .model_card import write_card
 from .processor import CaptionerProcessor
 from .wording import one_line
 
@@ -88,11 +89,15 @@ def _to_disk(path: Path) -> None:
         os.close(handle)
 
 
-def save_captioner(model: Captioner, processor: CaptionerProcessor, directory: Path) -> None:
-    """Save a captioner and its processor so that the directory is there whole or not at all."""
+def save_captioner(model: Captioner, processor: CaptionerProcessor, directory: Path, **card: Any) -> None:
+    """Save a captioner, its processor and its card so that the directory is there whole or not at all.
+
+    `card` is what `write_card` is to say: `data`, `metrics`, `base`.
+    """
     with whole(directory) as fresh:
         model.save_pretrained(fresh)
         processor.save_pretrained(fresh)
+        write_card(fresh, model.config, **card)
 
 
 def checkpoints(run: Path) -> list[Path]:

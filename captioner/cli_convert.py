@@ -36,7 +36,7 @@ def convert(
     quiet()
     from .adopt import load
     from .checkpoints import save_captioner
-    from .model_card import mode_name, write_card
+    from .model_card import mode_name
     from .remote_code import code_beside
 
     model, processor = load(source)
@@ -49,7 +49,7 @@ def convert(
         for warning in caught:
             say(f"warning: {warning.message}")
     target.parent.mkdir(parents=True, exist_ok=True)
+    base = Path(source).name if Path(source).exists() else source
     with code_beside(model) if remote_code else nullcontext():
-        save_captioner(model, processor, target)
-    write_card(target, model.config, base=Path(source).name if Path(source).exists() else source)
+        save_captioner(model, processor, target, base=base)
     say(f"{target}: {mode_name(model.config)}, reads {' and '.join(model.config.modalities)}")

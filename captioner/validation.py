@@ -5,6 +5,7 @@ Knows nothing about how weights are trained.
 
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator, DistributedType
@@ -20,7 +21,7 @@ from .optimisation import add_adapters, merged
 from .processor import CaptionerProcessor
 from .progress import say
 from .run_log import RunLog
-from .settings import Settings, SettingsError
+from .settings import DataSettings, Settings, SettingsError
 
 
 class Keeper:
@@ -106,7 +107,9 @@ class Keeper:
 
     def _save(self, captioner: Captioner, name: str) -> None:
         if self.accelerator.is_main_process:
-            save_captioner(captioner, self.processor, self.log.directory / name)
+            metrics = self.best if name == "best" else None
+            data = _described(self.settings.data)
+            save_captioner(captioner, self.processor, self.log.directory / name, data=data, metrics=metrics)
         self.accelerator.wait_for_everyone()
 
     def facts(self) -> dict[str, Any]:
@@ -116,3 +119,9 @@ class Keeper:
     def restore(self, facts: dict[str, Any]) -> None:
         """Go on from what `facts` said."""
         self.best, self.waited = facts["best"], facts["waited"]
+
+
+def _described(data: DataSettings) -> str:
+    """Training data in a few words, without the folders of this machine."""
+    name = Path(data.path).name if data.path else ""
+    return f"the {data.train_split} split of {data.source} {name}".strip()
