@@ -2,13 +2,18 @@
 
 Coloured shapes on varied backgrounds; the context gives proper names to pairs of colour and shape, also to pairs that
 are not in the picture. The one object that the context names is the subject of the caption, so neither the picture
-(which name?) nor the context (which of the named is there, where, how large, beside what?) can tell it alone.
+(which name?) nor the context (which of the named is there, where, how large, beside what?) can tell it alone. No two
+things that a scene or its context speaks of share a shape, and a name follows its shape: what a tiny decoder can learn
+to look up by the word it has just written.
 
 | level | objects | names in the context | a caption |
 |---|---|---|---|
-| 1 | 1 | 1 | a small red circle called anna in the upper left |
-| 2 | 2 | 1 or 2 | a small red circle called anna left of a large blue square |
+| 0 | no picture | 1 to 4 | the red circle anna . the blue star otto |
+| 1 | 1 | 1 | the small red circle anna is in the upper left |
+| 2 | 2 | 1 or 2 | the small red circle anna is left of the large blue square |
 | 3 | 2 | 2 to 4 | the same, with more names to choose from |
+
+Level 0 is a reading exercise: every fact of the context, in any order. Who has learnt it chooses among names at once.
 
 Deterministic: a scene is a function of (seed, split, level, index). Four pairs of colour and shape occur in the test
 split only.
@@ -17,7 +22,7 @@ split only.
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
-from itertools import product
+from itertools import permutations, product
 from typing import Any
 
 import numpy as np
@@ -73,7 +78,7 @@ class Level:
     names: tuple[int, int]
 
 
-LEVELS = {1: Level(1, (1, 1)), 2: Level(2, (1, 2)), 3: Level(2, (2, 4))}
+LEVELS = {0: Level(0, (1, 4)), 1: Level(1, (1, 1)), 2: Level(2, (1, 2)), 3: Level(2, (2, 4))}
 
 
 @dataclass(frozen=True)
@@ -110,11 +115,22 @@ def _star(x: np.ndarray, y: np.ndarray, r: float) -> np.ndarray:
     return 0.4 * ((np.sqrt(np.abs(x)) + np.sqrt(np.abs(y))) ** 2 - 1.35 * r)
 
 
+def _ring(x: np.ndarray, y: np.ndarray, r: float) -> np.ndarray:
+    return np.abs(np.hypot(x, y) - 0.77 * r) - 0.23 * r
+
+
+def _cross(x: np.ndarray, y: np.ndarray, r: float) -> np.ndarray:
+    long, short = np.maximum(np.abs(x), np.abs(y)), np.minimum(np.abs(x), np.abs(y))
+    return np.maximum(long - r, short - 0.3 * r)
+
+
 SHAPES: dict[str, Callable[[np.ndarray, np.ndarray, float], np.ndarray]] = {
     "circle": _circle,
     "square": _square,
     "triangle": _triangle,
     "star": _star,
+    "ring": _ring,
+    "cross": _cross,
 }  # shape → signed distance in pixels from the outline of a figure of half extent r
 PAIRS = tuple(product(COLOURS, SHAPES))
 VOCABULARY = (
@@ -122,7 +138,7 @@ VOCABULARY = (
     *COLOURS,
     *SHAPES,
     *SIZES,
-    *["a", "called", "in", "the", "upper", "lower", "left", "right", "of", "above", "below", ".", "is"],
+    *["in", "the", "upper", "lower", "left", "right", "of", "above", "below", ".", "is"],
 )
 
 
@@ -144,14 +160,18 @@ class Scene:
     @property
     def captions(self) -> list[str]:
         """Every true caption of the grammar."""
+        if not self.things:
+            return [" . ".join(said) for said in permutations(f"the {c} {s} {name}" for name, c, s in self.facts)]
         subject, *others = self.things
-        start = f"a {subject.words} called {self.name}"
+        start = f"the {subject.words} {self.name} is"
         if not others:
             return [f"{start} in the {_corner(subject)}"]
-        return [f"{start} {relation} a {others[0].words}" for relation in _relations(subject, others[0])]
+        return [f"{start} {relation} the {others[0].words}" for relation in _relations(subject, others[0])]
 
-    def picture(self) -> np.ndarray:
-        """(SIDE, SIDE, 3) uint8."""
+    def picture(self) -> np.ndarray | None:
+        """(SIDE, SIDE, 3) uint8; None on the level without pictures."""
+        if not self.things:
+            return None
         rng = np.random.default_rng((*self.seed, 1))
         canvas = _background(rng)
         for thing in self.things:
@@ -221,18 +241,25 @@ def make_scene(seed: int, split: str, level: int, index: int) -> Scene:
     shape = LEVELS[level]
     pairs = [pair for pair in PAIRS if split == "test" or pair not in HELD_OUT]
     count = int(rng.integers(shape.names[0], shape.names[1] + 1))
-    drawn = [pairs[i] for i in rng.permutation(len(pairs))[: shape.objects + count - 1]]
+    drawn = _of_different_shapes([pairs[i] for i in rng.permutation(len(pairs))])
     seen, absent = drawn[: shape.objects], drawn[shape.objects :]
     names = [NAMES[i] for i in rng.permutation(len(NAMES))[:count]]
-    facts = [(name, *pair) for name, pair in zip(names, [seen[0], *absent], strict=True)]
+    facts = [(name, *pair) for name, pair in zip(names, [*seen[:1], *absent], strict=False)]
     order = rng.permutation(count)
     return Scene(level, _place(rng, seen), names[0], tuple(facts[i] for i in order), key)
+
+
+def _of_different_shapes(pairs: list[tuple[str, str]]) -> list[tuple[str, str]]:
+    """The first pair of each shape, in order."""
+    return list({shape: (colour, shape) for colour, shape in reversed(pairs)}.values())[::-1]
 
 
 def _place(rng: np.random.Generator, pairs: list[tuple[str, str]]) -> tuple[Thing, ...]:
     """Give each pair a size and a place, apart from each other and, when alone, off the picture's middle lines."""
     while True:
         things = tuple(_thing(rng, *pair) for pair in pairs)
+        if not things:
+            return things
         if len(things) == 1 and min(abs(things[0].x - SIDE / 2), abs(things[0].y - SIDE / 2)) > 5:
             return things
         if len(things) == 2 and _apart(*things) and _relations(*things):

@@ -8,6 +8,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import torch
+from hypothesis import settings
 from torch import nn
 from torch.nn.attention.flex_attention import flex_attention
 from transformers import masking_utils
@@ -16,6 +17,8 @@ from transformers.integrations.flex_attention import WrappedFlexAttention
 from captioner import Captioner, CaptionerConfig
 from captioner.attention import MODES, Gate
 
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 NORMS = ("pre", "post")
 MODES_AND_NORMS = [(*mode, norm) for mode in MODES for norm in NORMS]
 VIT = {"name": "vit_tiny_patch16_224", "image_size": 32, "embed_dim": 32, "depth": 1, "num_heads": 2}
