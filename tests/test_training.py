@@ -27,6 +27,8 @@ def test_a_run_leaves_its_log_its_settings_and_the_best_and_last_captioner(tmp_p
         assert not model.training
         assert processor.decode(processor(captions="the small red star")["labels"][0]) == "the small red star"
         assert not list((tmp_path / "run" / name).glob("*.bin"))
+        assert "the train split of scenes" in (tmp_path / "run" / name / "README.md").read_text()
+    assert f"at step {best['step']}" in (tmp_path / "run/best/README.md").read_text()
     folders = {path.name for path in (tmp_path / "run").iterdir() if path.is_dir()}
     assert folders - {"tensorboard"} == {"best", "last", "checkpoint-2", "checkpoint-4"}
 
@@ -118,3 +120,28 @@ def test_an_evaluation_can_hide_either_modality(tmp_path):
 
 def test_exact_match_is_the_share_of_captions_among_their_references():
     assert exact_match(["A  dog", "a cat", "a cow"], [["a dog"], ["a bird", "a cat"], ["a horse"]]) == 2 / 3
+
+
+def test_every_validation_says_what_its_scores_were_measured_on(tmp_path):
+    options = ["training.objective=self_critical", "generation.num_beams=2", "training.max_steps=2"]
+    train(settings(tmp_path, *options))
+    line = next(line for line in lines(tmp_path) if "cider_d" in line)
+    assert line["signature"].startswith(
+        "tok:ptb|refs:1|split:validation[:6]|samples:6|search:num_beams=2,max_new_tokens=18|captioner:"
+    )
+    assert line["training_signature"].startswith(
+        "reward:cider_d[n4,s6.0]|eos:in captions and references|df:training references|baseline:leave_one_out|"
+    )
+
+
+def test_tensorboard_shows_validation_images_with_their_captions(tmp_path):
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    train(settings(tmp_path, "training.logged_samples=2"))
+    events = EventAccumulator(str(tmp_path / "tensorboard"), size_guidance={"images": 0}).Reload()
+    assert set(events.Tags()["images"]) == {"validation/validation-0", "validation/validation-1"}
+    shown = events.Images("validation/validation-0")
+    assert [event.step for event in shown] == [2, 4]
+    assert shown[0].width == 320 < shown[0].height  # the square picture, the text beneath
+    assert {"loss", "cider_d"} <= set(events.Tags()["scalars"])
