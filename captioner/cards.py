@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from html import escape
 from io import BytesIO
 from itertools import groupby
+from typing import Any
 
 from PIL import Image
 
@@ -110,17 +111,20 @@ def _answer(answer: Answer) -> str:
     )
 
 
-def strip(look: Look) -> str:
-    """A small map per word: the photo under its veil, the bar "looked / read", the context words read most."""
+def strip(look: Look, **choice: Any) -> str:
+    """A small map per word: the photo under its veil, the bar "looked / read", the context words read most.
+
+    `choice` is `method`, `layer` and `head`, as in `Attribution.weights`.
+    """
     photo = look.photo
     frame = f"--photo: url({data_uri(photo)}); --shape: {photo.width} / {photo.height}" if photo else ""
-    return f'<div class="maps" style="{frame}">{"".join(_words(look))}</div>'
+    return f'<div class="maps" style="{frame}">{"".join(_words(look, choice))}</div>'
 
 
-def _words(look: Look) -> list[str]:
+def _words(look: Look, choice: dict[str, Any]) -> list[str]:
     found, photo = look.found, look.photo
-    heats = None if photo is None else found.heat()
-    balance, readings = found.balance(), found.reading()
+    heats = None if photo is None else found.heat(**choice)
+    balance, readings = found.balance(**choice), found.reading(**choice)
     shown = []
     for i, word in enumerate(found.words):
         parts = {name: float(own[i]) for name, own in balance.items() if own[i] >= 0.005}

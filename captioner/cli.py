@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from .cli_app import app_command
 from .cli_attend import attend
 from .cli_caption import caption
 from .cli_convert import convert
@@ -30,6 +31,7 @@ app = typer.Typer(
 
 app.command()(caption)
 app.command()(attend)
+app.command("app")(app_command)
 app.command()(convert)
 
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]…", help="Settings, as section.key=value.")]

@@ -89,7 +89,7 @@ def render(page: Page) -> str:
     """The page as HTML."""
     before, emphasis, after = [*page.heading.split("*"), "", ""][:3]
     return Template((TEMPLATES / "page.html").read_text(encoding="utf-8")).substitute(
-        style=(TEMPLATES / "page.css").read_text(encoding="utf-8"),
+        style=style("page.css") + style("maps.css"),
         title=escape(page.title),
         heading=f"{escape(before)}<em>{escape(emphasis)}</em>{escape(after)}",
         intro="\n".join(f"<p>{escape(text)}</p>" for text in page.intro),
@@ -100,6 +100,11 @@ def render(page: Page) -> str:
         cards=card_list(page.cards),
         commands=_commands(page.commands),
     )
+
+
+def style(name: str) -> str:
+    """A style sheet of the package."""
+    return (TEMPLATES / name).read_text(encoding="utf-8")
 
 
 def percent(share: float) -> str:
