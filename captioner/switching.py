@@ -87,6 +87,8 @@ def add_modality(
             f"cannot add {name!r} to a captioner of {config.modalities}: it must be one of {sorted(NEWCOMERS)} "
             "that is not there yet"
         )
+    if name == "image" and isinstance(encoder, str):
+        encoder = {"name": encoder.removeprefix("timm/"), "pretrained": True}
     shape, inputs = NEWCOMERS[name](encoder, tokenizer, config, processor)
     changed = _changed(config, **{f"{name}_encoder": shape}, conditioning="separate", fusion="gated")
     if processor is not None:
@@ -144,7 +146,7 @@ def _new_image(
     processor: "CaptionerProcessor | None",
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """The configuration of an image encoder, and what the processor must know to feed it."""
-    shape = {"name": encoder} if isinstance(encoder, str) else {k: v for k, v in encoder.items() if k != "pretrained"}
+    shape = {key: value for key, value in encoder.items() if key != "pretrained"}
     return shape, {"image_settings": ImageSettings.for_encoder(shape)}
 
 
@@ -159,8 +161,6 @@ def _donor(name: str, encoder: "Encoder", shape: Any, model: "Captioner") -> "Ca
         **{f"{name}_encoder": shape}, decoder=decoder, memory_width=next(iter(model.encoder.widths.values()))
     )
     donor = type(model)(config)
-    if name == "image":
-        encoder = {"name": encoder, "pretrained": True} if isinstance(encoder, str) else encoder
     given = {"image": None, "context": None, name: encoder}
     load_pretrained_parts(donor, given["image"], given["context"], {})
     return donor.to(model.device, model.dtype).train(model.training)
