@@ -18,6 +18,7 @@ from .decoding import SearchError, SearchOptions, search
 from .model import ENCODER_INPUTS, Captioner
 from .processor import CaptionerProcessor
 from .settings import GenerationSettings
+from .signature import signature
 
 
 @dataclass
@@ -28,10 +29,12 @@ class Evaluation:
         records: a dict per sample with `id`, `caption`, `captions` (references), `context` and what the source adds.
         scores: fractions, CIDEr-D on its scale of 0 to 10; `exact_match` is the share of captions that equal one of
             their references.
+        signature: what the scores were measured on and how.
     """
 
     records: list[dict[str, Any]]
     scores: dict[str, float] = field(default_factory=dict)
+    signature: str = ""
 
 
 def search_options(settings: GenerationSettings, model: Captioner, processor: CaptionerProcessor) -> SearchOptions:
@@ -123,6 +126,7 @@ def evaluate(
     workers: int = 0,
     accelerator: Accelerator | None = None,
     hidden: str | None = None,
+    split: str = "unnamed",
     watch: Callable[[Iterable], Iterable] = iter,
 ) -> Evaluation:
     """Caption every sample of a split over all processes and score the captions.
@@ -132,6 +136,7 @@ def evaluate(
         samples: a split in the data schema.
         generation: the search.
         hidden: a modality to take away from every sample, or None.
+        split: its name, for the signature.
         watch: wraps the batches, for a progress bar.
 
     Returns:
@@ -141,7 +146,7 @@ def evaluate(
     loader = evaluation_loader(samples, processor, model, batch_size, workers, accelerator)
     records = caption_batches(model, processor, watch(loader), generation, hidden)
     records = sorted(gather_object(records), key=lambda record: record["index"])
-    return Evaluation(records, score_records(records))
+    return Evaluation(records, score_records(records), signature(records, generation, split))
 
 
 def score_records(records: list[dict[str, Any]]) -> dict[str, float]:

@@ -2,10 +2,11 @@
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from torch import Tensor
@@ -44,13 +45,20 @@ class RunLog:
             self.losses.clear()
             self.write(step, {"loss": mean, "learning_rate": rate})
 
-    def write(self, step: int, values: dict[str, float]) -> None:
-        """Write one line now."""
+    def write(self, step: int, values: dict[str, float], **notes: str) -> None:
+        """Write one line now; notes go to the file alone."""
         self.accelerator.log(values, step=step)
         if self.accelerator.is_main_process:
-            line = {"step": step, "minutes": round((time.monotonic() - self.began) / 60, 3), **values}
+            line = {"step": step, "minutes": round((time.monotonic() - self.began) / 60, 3), **values, **notes}
             with self.file.open("a") as file:
                 file.write(json.dumps(line) + "\n")
+
+    def show(self, step: int, pictures: Iterable[tuple[str, np.ndarray]]) -> None:
+        """Put pictures (H, W, 3), each with its name, into TensorBoard where it is installed."""
+        if self.accelerator.is_main_process and self.accelerator.trackers:
+            for name, picture in pictures:
+                values = {f"validation/{name}": picture[None]}
+                self.accelerator.get_tracker("tensorboard").log_images(values, step, dataformats="NHWC")
 
     def pending(self) -> list[float]:
         """The losses since the last line."""

@@ -70,10 +70,20 @@ class DataSettings(Section):
     modality_dropout: dict[Literal["image", "context"], Share] = {}  # chance of hiding it in training; never both
 
 
+class SelfCriticalSettings(Section):
+    """The second stage, which starts best from a trained captioner (`model.init_from`)."""
+
+    samples: int = Field(default=5, ge=2)  # K, per image
+    baseline: Literal["leave_one_out", "greedy"] = "leave_one_out"
+    temperature: float = Field(default=1.0, gt=0)
+
+
 class TrainingSettings(Section):
     """The loop. Names are those of transformers' `TrainingArguments`."""
 
     output_dir: str = "runs/captioner"
+    objective: Literal["cross_entropy", "self_critical"] = "cross_entropy"
+    self_critical: SelfCriticalSettings = Field(default_factory=SelfCriticalSettings)
     max_steps: PositiveInt = 1000
     per_device_train_batch_size: PositiveInt = 32  # images
     per_device_eval_batch_size: PositiveInt = 64

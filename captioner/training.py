@@ -21,13 +21,14 @@ from .adopt import assemble
 from .average import WeightAverage
 from .checkpoints import CheckpointError, RunState, Tensors, checkpoints, read_checkpoint, recover, write_checkpoint
 from .data import CaptionDataset, Collator, load_split
-from .gradients import CrossEntropy, Gradients
+from .gradients import CrossEntropy, Gradients, Objective
 from .modality_dropout import ModalityDropout
 from .model import Captioner
 from .optimisation import add_adapters, build_optimizer, build_schedule
 from .processor import CaptionerProcessor
 from .progress import progress, say
 from .run_log import RunLog
+from .self_critical import Reward, SelfCritical, document_frequencies
 from .settings import Settings, SettingsError, TrainingSettings
 from .validation import Keeper
 
@@ -55,6 +56,8 @@ def train(settings: Settings, resume: bool = False) -> dict[str, float]:
     """
     options = settings.training
     accelerator = _accelerator(options)
+    if resume and accelerator.distributed_type == DistributedType.DEEPSPEED:
+        raise SettingsError("--resume does not work under DeepSpeed; use configs/accelerate/ddp.yaml or fsdp2.yaml")
     newest = _newest_checkpoint(Path(options.output_dir), resume)
     set_seed(options.seed)
     samples = load_split(settings.data, settings.data.train_split)
@@ -74,7 +77,8 @@ def train(settings: Settings, resume: bool = False) -> dict[str, float]:
     done = facts["step"]
     log = RunLog(settings, accelerator, done)
     keeper = Keeper(settings, accelerator, model, wrapped, processor, average, log)
-    gradients = Gradients(accelerator, wrapped, CrossEntropy(options.label_smoothing_factor))
+    objective = OBJECTIVES[options.objective](settings, model, processor, samples)
+    gradients = Gradients(accelerator, wrapped, objective)
     run = Run(settings, RunState(accelerator, wrapped, optimizer, schedule, average), gradients, keeper, log)
     if done:
         run.restore(tensors, facts)
@@ -146,6 +150,19 @@ def _newest_checkpoint(directory: Path, resume: bool) -> Path | None:
     return found[-1] if found else None
 
 
+def _cross_entropy(settings: Settings, *unused: Any) -> Objective:
+    return CrossEntropy(settings.training.label_smoothing_factor)
+
+
+def _self_critical(settings: Settings, model: Captioner, processor: CaptionerProcessor, samples: Any) -> Objective:
+    options, reward = settings.training, Reward(document_frequencies(samples))
+    longest = settings.generation.max_new_tokens
+    return SelfCritical(model, processor, reward, options.self_critical, longest, options.seed)
+
+
+OBJECTIVES = {"cross_entropy": _cross_entropy, "self_critical": _self_critical}
+
+
 def _texts(samples: Any) -> Iterator[str]:
     """Every caption and context of a split, to train a tokenizer on; no picture is opened."""
     for row in samples.texts:
@@ -161,6 +178,7 @@ def _loader(settings: Settings, samples: CaptionDataset, processor: CaptionerPro
             f"`training.per_device_train_batch_size` is {options.per_device_train_batch_size}, but the training "
             f"split has only {len(samples)} samples; make it smaller"
         )
+    references = None if options.objective == "self_critical" else data.captions_per_image
     dropping: Dataset = samples
     if data.modality_dropout:
         dropping = ModalityDropout(samples, data.modality_dropout, options.seed)
@@ -171,7 +189,7 @@ def _loader(settings: Settings, samples: CaptionDataset, processor: CaptionerPro
         drop_last=True,
         num_workers=options.dataloader_num_workers,
         persistent_workers=options.dataloader_num_workers > 0,
-        collate_fn=Collator(processor, data.captions_per_image, data.augment, options.seed, model.config.modalities),
+        collate_fn=Collator(processor, references, data.augment, options.seed, model.config.modalities),
     )
 
 
@@ -208,8 +226,10 @@ class Run:
     log: RunLog
 
     def save(self, step: int) -> None:
-        """Write `last/` and a checkpoint."""
+        """Write `last/` and a checkpoint; under DeepSpeed `last/` alone, for its state can only be pickled."""
         self.keeper.save_last()
+        if self.state.accelerator.distributed_type == DistributedType.DEEPSPEED:
+            return
         tensors, facts = self.state.gather()
         facts |= {
             "step": step,

@@ -15,13 +15,15 @@ from torch.utils.data import Subset
 
 from .average import WeightAverage
 from .checkpoints import save_captioner
-from .evaluation import evaluate
+from .evaluation import Evaluation, evaluate
 from .model import Captioner
 from .optimisation import add_adapters, merged
 from .processor import CaptionerProcessor
 from .progress import say
 from .run_log import RunLog
 from .settings import DataSettings, Settings, SettingsError
+from .shown_samples import captioned_pictures
+from .signature import training_signature
 
 
 class Keeper:
@@ -82,11 +84,23 @@ class Keeper:
                 batch_size=options.per_device_eval_batch_size,
                 workers=options.dataloader_num_workers,
                 accelerator=self.accelerator,
+                split=self._split(limit),
             )
-            self.log.write(step, evaluation.scores)
+            self.log.write(step, evaluation.scores, **self._signatures(evaluation))
+            self.log.show(step, captioned_pictures(evaluation.records[: options.logged_samples], samples))
             say(f"step {step}: " + "  ".join(f"{name} {value:.3f}" for name, value in evaluation.scores.items()))
             if self._is_best(step, evaluation.scores):
                 self._save(captioner, "best")
+
+    def _split(self, limit: int) -> str:
+        name, most = self.settings.data.validation_split, self.settings.training.max_eval_samples
+        return name if most is None else f"{name}[:{limit}]"
+
+    def _signatures(self, evaluation: Evaluation) -> dict[str, str]:
+        options = self.settings.training
+        critical = options.objective == "self_critical"
+        trained = {"training_signature": training_signature(options)} if critical else {}
+        return {"signature": evaluation.signature, **trained}
 
     def _is_best(self, step: int, scores: dict[str, float]) -> bool:
         """Count validations without a better score; → whether none before was better."""
