@@ -145,8 +145,6 @@ def _hierarchical(mode: Hierarchical, seen: Seen, memory: Memory) -> Weights:
     """The second attention's output is a sum over modalities: α_m v_m W_O of each is its contribution."""
     above, names = mode.over_modalities, mode.present(memory)
     weights, values = seen.weights[above], seen.values[above]  # (N·T, H, 1, M), (N·T, H, M, d)
-    if weights.shape[1] != values.shape[1]:
-        values = values.repeat_interleave(weights.shape[1] // values.shape[1], dim=1)
     parts = weights.transpose(2, 3) * values  # (N·T, H, M, d)
     added = F.linear(parts.transpose(1, 2).flatten(2), above.output.weight)  # (N·T, M, D)
     shape = seen.outputs[mode.attentions[names[0]]].shape

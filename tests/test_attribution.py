@@ -3,6 +3,7 @@
 import pytest
 import torch
 from conftest import MODES_AND_NORMS, tiny_batch, tiny_captioner
+from test_adopt import Adopted, token_ids
 
 from captioner import recording
 from captioner.attention import MODES
@@ -64,6 +65,18 @@ def test_watching_changes_no_logit_and_leaves_nothing_behind(conditioning, fusio
     with torch.no_grad():
         torch.testing.assert_close(seen.logits, model.decode(ids, memory).logits, atol=1e-5, rtol=1e-5)
     assert not any("attend" in vars(module) or module._forward_hooks for module in model.decoder.modules())
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_rotary_positions_and_grouped_heads_are_recorded_too(backend):
+    model = tiny_captioner(decoder={"positions": "rotary", "num_key_value_heads": 1, "query_key_norm": True})
+    model.set_attn_implementation(backend)
+    inputs, ids = tiny_batch(3, 2)
+    with torch.no_grad():
+        memory = model.encode(**inputs)
+        seen = record(model, ids, memory)
+        torch.testing.assert_close(seen.logits, model.decode(ids, memory).logits, atol=1e-5, rtol=1e-5)
+    assert seen.among[0].shape == (6, 2, 5, 5)
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -230,6 +243,37 @@ def test_one_layer_and_head_can_be_chosen_and_their_mean_is_the_default(processo
         found.weights(head=2)
     with pytest.raises(AttributionError, match="`method` must be one of attention, rollout, saliency, but is 'eyes'"):
         found.weights("eyes")
+
+
+ADOPTED = ["vit-gpt2", "wide-vit-gpt2", "deit-gpt2", "vit-bert"]
+
+
+@pytest.fixture(scope="module", params=ADOPTED)
+def adopted(request, tmp_path_factory):
+    return Adopted(request.param, tmp_path_factory.mktemp(request.param))
+
+
+def test_the_weights_of_an_adopted_captioner_are_those_that_transformers_reports(adopted):
+    ids = token_ids(adopted)
+    adopted.theirs.set_attn_implementation("eager")
+    with torch.no_grad():
+        theirs = adopted.theirs(pixel_values=adopted.pixels, decoder_input_ids=ids, output_attentions=True)
+        seen = record(adopted.ours, ids, adopted.ours.encode(adopted.pixels))
+    for mine, crossing in zip(seen.crossing, theirs.cross_attentions, strict=True):
+        torch.testing.assert_close(mine["image"], crossing, atol=1e-5, rtol=1e-4)
+    for mine, among in zip(seen.among, theirs.decoder_attentions, strict=True):
+        torch.testing.assert_close(mine, among, atol=1e-5, rtol=1e-4)
+
+
+def test_an_adopted_captioner_leaves_its_prefix_tokens_out_of_the_map(adopted):
+    ids = token_ids(adopted)[0]
+    found = attribute(adopted.ours, adopted.processor, ids, adopted.pixels[0].abs().clamp(max=1))
+    prefix = 2 if adopted.directory.name.startswith("deit") else 1
+    assert found.grid == (prefix, 4, 4)
+    assert found.attention["image"].shape[-1] == 16 + prefix
+    balance = found.balance()
+    assert (balance["prefix"] > 0).all()
+    torch.testing.assert_close(balance["prefix"] + balance["patches"], torch.ones(len(found.words)))
 
 
 def test_ids_of_a_search_and_their_text_give_the_same(processor):
