@@ -100,7 +100,12 @@ class ImageEncoder(nn.Module):
         self.width = self.backbone.num_features
 
     def forward(self, pixel_values: Tensor) -> Tensor:
-        """(B, 3, H, W) → (B, S, D_image): prefix tokens and patches of a ViT, the cells of a feature map."""
+        """(B, 3, H, W) → (B, S, D_image): prefix tokens and patches of a ViT, the cells of a feature map.
+
+        What comes in as (B, S, D_image) are features already, from a store; they go out as they are.
+        """
+        if pixel_values.ndim == 3:
+            return pixel_values
         features = self.backbone.forward_features(pixel_values)
         if isinstance(features, tuple):
             features = features[0]

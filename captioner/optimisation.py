@@ -61,6 +61,14 @@ def parameter_groups(model: Captioner, options: TrainingSettings) -> list[dict[s
     return [{"params": own, "lr": rate, "weight_decay": decay} for (rate, decay), own in groups.items()]
 
 
+def set_training_mode(wrapped: nn.Module, model: Captioner, options: TrainingSettings) -> None:
+    """Training mode but for frozen encoders: their batch norms and dropout stay as in captioning."""
+    wrapped.train()
+    for part, module in (("image_encoder", model.encoder.image), ("context_encoder", model.encoder.context)):
+        if module is not None and getattr(options, f"{part}_learning_rate") == 0:
+            module.eval()
+
+
 def build_optimizer(model: Captioner, options: TrainingSettings) -> Optimizer:
     """AdamW over `parameter_groups`."""
     return AdamW(parameter_groups(model, options), betas=(options.adam_beta1, options.adam_beta2))

@@ -67,6 +67,7 @@ class DataSettings(Section):
     augment: dict[str, Any] = Field(default_factory=dict)  # timm.data.create_transform's training options
     tokenizer: TokenizerSettings | str = Field(default_factory=TokenizerSettings)  # or a pretrained name
     limit: PositiveInt | None = None  # first samples of each split only
+    feature_store: str | None = None  # folder for the features of a frozen image encoder, made if it is not there
     modality_dropout: dict[Literal["image", "context"], Share] = {}  # chance of hiding it in training; never both
 
 

@@ -21,10 +21,11 @@ from .adopt import assemble
 from .average import WeightAverage
 from .checkpoints import CheckpointError, RunState, Tensors, checkpoints, read_checkpoint, recover, write_checkpoint
 from .data import CaptionDataset, Collator, load_split
+from .feature_store import FeatureStore, StoredCollator, open_store
 from .gradients import CrossEntropy, Gradients, Objective
 from .modality_dropout import ModalityDropout
 from .model import Captioner
-from .optimisation import add_adapters, build_optimizer, build_schedule
+from .optimisation import add_adapters, build_optimizer, build_schedule, set_training_mode
 from .processor import CaptionerProcessor
 from .progress import progress, say
 from .run_log import RunLog
@@ -68,7 +69,8 @@ def train(settings: Settings, resume: bool = False) -> dict[str, float]:
     if options.lora is not None:
         add_adapters(model, options.lora)
     dataset = CaptionDataset(samples)
-    loader = _loader(settings, dataset, processor, model)
+    store = _store(settings, model, processor, samples, accelerator)
+    loader = _loader(settings, dataset, processor, model, store)
     optimizer = build_optimizer(model, options)
     schedule = build_schedule(optimizer, options)
     wrapped, optimizer, loader = accelerator.prepare(model, optimizer, loader)
@@ -86,7 +88,7 @@ def train(settings: Settings, resume: bool = False) -> dict[str, float]:
     steps = islice(_steps(loader, dataset, options.gradient_accumulation_steps, done), options.max_steps - done)
     for step, micro_batches in enumerate(progress(steps, "training", options.max_steps - done), start=done + 1):
         set_seed(_step_seed(options.seed, step, accelerator.process_index))
-        wrapped.train()
+        set_training_mode(wrapped, model, options)
         loss = gradients(micro_batches)
         accelerator.clip_grad_norm_(wrapped.parameters(), options.max_grad_norm)
         optimizer.step()
@@ -171,7 +173,30 @@ def _texts(samples: Any) -> Iterator[str]:
             yield row["context"]
 
 
-def _loader(settings: Settings, samples: CaptionDataset, processor: CaptionerProcessor, model: Captioner) -> DataLoader:
+def _store(
+    settings: Settings, model: Captioner, processor: CaptionerProcessor, samples: Any, accelerator: Accelerator
+) -> FeatureStore | None:
+    """The store that the settings name, if the image encoder is frozen and sees every image the same way."""
+    data, options = settings.data, settings.training
+    if data.feature_store is None:
+        return None
+    if options.image_encoder_learning_rate != 0 or data.augment or model.encoder.image is None:
+        raise SettingsError(
+            "`data.feature_store` needs an image encoder, `training.image_encoder_learning_rate=0` and no "
+            f"`data.augment`, but they are {settings.model.image_encoder}, {options.image_encoder_learning_rate} and "
+            f"{data.augment}"
+        )
+    batch, workers = options.per_device_eval_batch_size, options.dataloader_num_workers
+    return open_store(Path(data.feature_store), model, processor, samples, accelerator, batch, workers)
+
+
+def _loader(
+    settings: Settings,
+    samples: CaptionDataset,
+    processor: CaptionerProcessor,
+    model: Captioner,
+    store: FeatureStore | None,
+) -> DataLoader:
     data, options = settings.data, settings.training
     if len(samples) < options.per_device_train_batch_size:
         raise SettingsError(
@@ -179,6 +204,8 @@ def _loader(settings: Settings, samples: CaptionDataset, processor: CaptionerPro
             f"split has only {len(samples)} samples; make it smaller"
         )
     references = None if options.objective == "self_critical" else data.captions_per_image
+    modalities = [name for name in model.config.modalities if store is None or name != "image"]
+    collator = Collator(processor, references, data.augment, options.seed, modalities)
     dropping: Dataset = samples
     if data.modality_dropout:
         dropping = ModalityDropout(samples, data.modality_dropout, options.seed)
@@ -189,7 +216,7 @@ def _loader(settings: Settings, samples: CaptionDataset, processor: CaptionerPro
         drop_last=True,
         num_workers=options.dataloader_num_workers,
         persistent_workers=options.dataloader_num_workers > 0,
-        collate_fn=Collator(processor, references, data.augment, options.seed, model.config.modalities),
+        collate_fn=collator if store is None else StoredCollator(collator, store),
     )
 
 

@@ -18,6 +18,7 @@ from captioner.optimisation import (
     merged,
     parameter_groups,
     part_parameters,
+    set_training_mode,
 )
 from captioner.settings import SettingsError, TrainingSettings
 from captioner.training import train
@@ -58,6 +59,13 @@ def test_a_rate_of_zero_leaves_a_part_as_it_was_and_trains_the_others(part):
     for name, own in part_parameters(model).items():
         same = [torch.equal(p, old) for p, old in zip(own, before[name], strict=True)]
         assert all(same) if name == part else not all(same)
+
+
+def test_a_frozen_encoder_stays_as_it_is_in_captioning():
+    model = tiny_captioner("separate")
+    set_training_mode(model, model, TrainingSettings(image_encoder_learning_rate=0))
+    assert not any(module.training for module in model.encoder.image.modules())
+    assert all(module.training for part in (model.encoder.context, model.decoder) for module in part.modules())
 
 
 def test_nothing_left_to_train_is_explained():
