@@ -89,7 +89,6 @@ class Captioning:
             num_workers=self.workers,
             collate_fn=list,
             worker_init_fn=start_worker,
-            pin_memory=False,
         )
         varies = bool(self.context and self.context.varies)
         readings = iter(loader)

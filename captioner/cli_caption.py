@@ -7,6 +7,7 @@ import os
 import re
 import time
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -79,44 +80,46 @@ def caption(
 
     The same command goes on where it was stopped or killed. `accelerate launch -m captioner caption …` uses every GPU.
     """
-    kind = "overwrite" if overwrite else existing
+    paths, kind = paths or [], "overwrite" if overwrite else existing
     writable(output)
     if merge_shards:
-        _merge(paths or [], output, errors)
+        _merge(paths, output, errors)
         return
-    sampling = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
     search = {
         "num_return_sequences": captions, "max_new_tokens": max_new_tokens, "min_new_tokens": min_new_tokens,
         "length_penalty": length_penalty, "no_repeat_ngram_size": no_repeat_ngram_size,
         "repetition_penalty": repetition_penalty, "bad_words": bad_words or [], "force_words": force_words or [],
         "num_beam_groups": num_beam_groups, "diversity_penalty": diversity_penalty,
     }  # fmt: skip
-    generation = _generation(beams, sampling, search)
-    inputs = find_inputs(paths or [], recursive, image_column, split, limit)
+    generation = _generation(beams, {"temperature": temperature, "top_k": top_k, "top_p": top_p}, search)
+    inputs = find_inputs(paths, recursive, image_column, split, limit)
     read = _context(context, context_column, context_ext, context_metadata, inputs)
-    processes = Processes(device)
-
-    def start(images: int) -> "Captioning":
-        from .captioning import Captioning
-        from .reading import MAX_PIXELS
-
-        workers = min(num_workers, images // batch_size)
-        loaded = _load(model, processes, dtype)
-        return Captioning(*loaded, generation, read, batch_size, workers, seed, scores, max_pixels or MAX_PIXELS)
-
+    processes, around = Processes(device), (prefix, suffix)
+    how = {"generation": generation, "context": read, "batch_size": batch_size, "seed": seed, "scores": scores}
+    how |= {} if max_pixels is None else {"max_pixels": max_pixels}
+    start = partial(_start, processes, model, dtype, num_workers, how)
     if output is None and sidecar is None:
-        _show(inputs, start, processes, (prefix, suffix), as_json)
+        _show(inputs, start, processes, around, as_json)
         return
     sidecars = _sidecars(sidecar, kind, context_ext)
-    target = Target(output, sidecars, kind, errors, _folder((paths or [""])[0]))
+    target = Target(output, sidecars, kind, errors, _folder(paths[0]))
     settings = {
         "captioner": __version__, "model": model, "dtype": dtype, "generation": generation.model_dump(), "seed": seed,
         "context": read.template, "context_ext": read.sidecar_extension, "context_varies": read.varies,
-        "prefix": prefix, "suffix": suffix, "scores": scores, "sidecar": sidecar,
-        "existing": None if sidecars is None else kind,
+        "prefix": prefix, "suffix": suffix, "scores": scores, "sidecar": sidecars and vars(sidecars),
     }  # fmt: skip
-    job = Job(inputs, target, settings, _shard(shard), processes.rank, processes.count)
-    _run(job, start, processes, (prefix, suffix))
+    _run(
+        Job(inputs, target, settings, _shard(shard, output), processes.rank, processes.count), start, processes, around
+    )
+
+
+def _start(
+    processes: Processes, model: str | None, dtype: str | None, workers: int, how: dict[str, Any], images: int
+) -> "Captioning":
+    """Load the captioner; a few images need no workers."""
+    from .captioning import Captioning
+
+    return Captioning(*_load(model, processes, dtype), workers=min(workers, images // how["batch_size"]), **how)
 
 
 def _run(job: Job, start: Callable[[int], "Captioning"], processes: Processes, around: tuple[str, str]) -> None:
@@ -145,7 +148,7 @@ def _run(job: Job, start: Callable[[int], "Captioning"], processes: Processes, a
     except WriteError as error:
         fail(f"{error}; what was written before is kept, and the same command goes on from there", code=1)
     finally:
-        job.tidy()
+        job.close()
 
 
 def _leave(job: Job) -> None:
@@ -283,7 +286,9 @@ def _extension(text: str | None) -> str | None:
     return text and "." + text.lstrip(".")
 
 
-def _shard(text: str | None) -> tuple[int, int]:
+def _shard(text: str | None, output: Path | None) -> tuple[int, int]:
+    if text is not None and output is None:
+        fail("`--shard` needs `--output`: the file in which `--merge` will join the shards", code=2)
     found = re.fullmatch(r"(\d+)/(\d+)", text or "1/1")
     if not found or not 1 <= int(found[1]) <= int(found[2]):
         fail(f"`--shard` must be i/n with i from 1 to n, such as 3/64, but is {text!r}", code=2)

@@ -147,6 +147,8 @@ def find_inputs(
     Raises:
         InputError: a path that is not there, a table without images, or nothing to caption.
     """
+    if not paths:
+        raise InputError("nothing to caption: give images, folders, globs, lists, tables or datasets repositories")
     parts: list[Part] = []
     seen: set[str] = set()
     for path in paths:

@@ -115,8 +115,10 @@ class Job:
             OutputError: something is in the way.
             InputError: two images whose texts would be one file.
             WriteError: the place cannot be written.
+            JournalError: another run is writing there.
         """
         sidecars, target = self.target.sidecars, self.target
+        self.journal.open()
         before = self.journal.settings() if self.journal.has_records() else None
         if before is None:
             self._begin()
@@ -150,7 +152,7 @@ class Job:
         except OutputError:
             if self.target.existing != "overwrite" or self.shard[1] > 1:
                 raise
-            self.journal.remove()
+            self.journal.clear()
             self._begin()
         self.journal.save_settings(self.settings)
 
@@ -187,6 +189,7 @@ class Job:
 
     def plan(self) -> list[int]:
         """The images that are this process's to caption; all processes must plan before one of them works."""
+        self.journal.open()
         places = self.journal.locate(self.inputs.names).places
         left = [i for i in range(self.shard[0] - 1, len(places), self.shard[1]) if not _good(places[i])]
         sidecars = self.target.sidecars
@@ -201,20 +204,18 @@ class Job:
 
         Raises:
             WriteError: one could not be written; those before it are kept.
-            JournalError: another run is writing the same journal.
         """
         sidecars = self.target.sidecars
-        with self.journal as journal:
-            for item, record in results:
-                kept = {"index": item.index, **record}
-                if sidecars is None or "error" in record:
-                    journal.append(kept)
-                else:
-                    path = sidecars.path(item.file)
-                    text = sidecars.compose(path, record.get("captions") or [record["caption"]])
-                    journal.append(kept | {"sidecar": os.fspath(path), "text": text})
-                    sidecars.write(path, text)
-                yield record
+        for item, record in results:
+            kept = {"index": item.index, **record}
+            if sidecars is None or "error" in record:
+                self.journal.append(kept)
+            else:
+                path = sidecars.path(item.file)
+                text = sidecars.compose(path, record.get("captions") or [record["caption"]])
+                self.journal.append(kept | {"sidecar": os.fspath(path), "text": text})
+                sidecars.write(path, text)
+            yield record
 
     def summarise(self) -> Summary:
         """Count this shard's records."""
@@ -232,10 +233,11 @@ class Job:
         _publish(self.journal, self.journal.locate(self.inputs.names), self.target, self.settings)
         self.journal.remove()
 
-    def tidy(self) -> None:
-        """Leave no journal behind where nothing was recorded."""
-        if self.process == 0 and not self.journal.has_records():
+    def close(self) -> None:
+        """Let others write; leave no journal behind where nothing was recorded, unless it may be other shards'."""
+        if self.journal.is_open and self.process == 0 and self.shard[1] == 1 and not self.journal.has_records():
             self.journal.remove()
+        self.journal.close()
 
 
 def _good(place: Place | None) -> bool:

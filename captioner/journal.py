@@ -53,7 +53,7 @@ def encode(record: Mapping[str, Any]) -> bytes:
 
 
 class Journal:
-    """The journal in a folder; a context manager while this process appends to it.
+    """The journal in a folder; it must be open while this process appends to it.
 
     Args:
         folder: made when it is needed.
@@ -65,30 +65,52 @@ class Journal:
     def __init__(self, folder: Path, shard: tuple[int, int] = (1, 1), process: int = 0, others: Sequence[Path] = ()):
         self.folder, self.others = folder, others
         self.file = folder / f"{shard[0]}-of-{shard[1]}.{process}.jsonl"
-        self._descriptor, self._end = -1, 0
+        self._descriptor: int | None = None
+        self._end = 0
 
-    def __enter__(self) -> "Journal":
-        """Open this process's file, alone, and cut off a half line.
+    def open(self) -> None:
+        """Take this process's file, alone, and cut off a half line; nothing where it is open already.
 
         Raises:
             JournalError: another run is writing it.
             WriteError: it cannot be opened.
         """
+        if self._descriptor is not None:
+            return
+        descriptor = None
         try:
             self.folder.mkdir(exist_ok=True)
-            self._descriptor = os.open(self.file, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
-            if fcntl is not None:
-                fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            self._end = _whole_lines(self._descriptor)
-            os.ftruncate(self._descriptor, self._end)
-        except BlockingIOError as error:
+            descriptor = os.open(self.file, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
+            _lock(descriptor, self.file)
+            self._end = _whole_lines(descriptor)
+            os.ftruncate(descriptor, self._end)
+            self._descriptor, descriptor = descriptor, None
+        except (BlockingIOError, FileNotFoundError) as error:
             raise JournalError(f"another run is writing {self.file}; wait for it, or stop it") from error
         except OSError as error:
             raise WriteError(f"cannot write {self.file}: {error.strerror}") from error
-        return self
+        finally:
+            if descriptor is not None:
+                os.close(descriptor)
 
-    def __exit__(self, *exception: Any) -> None:
-        os.close(self._descriptor)
+    @property
+    def is_open(self) -> bool:
+        """Whether this process may append."""
+        return self._descriptor is not None
+
+    def close(self) -> None:
+        """Let go of this process's file."""
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+        self._descriptor = None
+
+    def clear(self) -> None:
+        """Forget all records; the file of this process stays open."""
+        for file in self.files():
+            if file != self.file:
+                file.unlink()
+        os.ftruncate(self._descriptor, 0)
+        self._end = 0
 
     def append(self, record: Mapping[str, Any]) -> None:
         """Write a record, whole or not at all.
@@ -243,6 +265,14 @@ def _better(one: Place | None, other: Place) -> Place:
 def _line(file: BinaryIO, offset: int) -> bytes:
     file.seek(offset)
     return file.readline()
+
+
+def _lock(descriptor: int, file: Path) -> None:
+    """Keep other runs out; a file that has just been taken away is no longer the one to lock."""
+    if fcntl is not None:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    if not os.path.samestat(os.fstat(descriptor), os.stat(file)):
+        raise FileNotFoundError(file)
 
 
 def _whole_lines(descriptor: int) -> int:

@@ -1,4 +1,4 @@
-"""`captioner caption` as a person types it: on folders and tables, killed and started again, over processes and shards."""
+"""`captioner caption` as a person types it: on folders and tables, killed and resumed, over processes and shards."""
 
 import json
 import os
@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 
+import psutil
 import pytest
 from PIL import Image
 from typer.testing import CliRunner
@@ -29,12 +30,10 @@ def text(result):
 
 
 def start(folder, *arguments, processes=1):
-    """The command in a process group of its own."""
+    """The command in a process of its own, or under a launcher in several."""
     launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
     command = [sys.executable, *(launcher if processes > 1 else []), "-m", "captioner", "caption", *map(str, arguments)]
-    return subprocess.Popen(
-        command, cwd=folder, env=ENVIRONMENT, text=True, stderr=subprocess.PIPE, start_new_session=True
-    )
+    return subprocess.Popen(command, cwd=folder, env=ENVIRONMENT, text=True, stderr=subprocess.PIPE)
 
 
 def wait_for_records(folder, least, processes=1):
@@ -107,7 +106,8 @@ def test_two_processes_killed_and_started_again_caption_each_image_once_in_order
     arguments = ["in", *MODEL, "--batch-size", 1, "--output", "out.jsonl"]
     process = start(here, *arguments, processes=2)
     wait_for_records(here, 2, processes=2)
-    os.killpg(process.pid, signal.SIGKILL)
+    for one in [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)]:
+        one.kill()
     process.wait()
     assert wait_for_records(here, 2, processes=2) < COUNT
     again = start(here, *arguments, processes=2)
@@ -185,6 +185,13 @@ def test_texts_beside_the_images_follow_existing(here):
     assert not list(here.glob("in/*.parts"))
 
 
+def test_a_captioner_that_cannot_be_loaded_leaves_nothing_behind(here):
+    result = run("in", "--model", "no/such", "--output", "out.jsonl", "--shard", "1/1")
+    assert result.exit_code == 2
+    assert "cannot load a captioner from 'no/such'" in text(result)
+    assert os.listdir(here) == ["in"]
+
+
 def test_json_lines_in_the_terminal_name_any_file(here):
     os.rename("in/00.png", b"in/00\xff\n.png")
     result = run("in", *MODEL, "--limit", 1, "--json")
@@ -201,11 +208,13 @@ def test_json_lines_in_the_terminal_name_any_file(here):
     [
         (["in", "--output", "out.xml"], "must end in .jsonl, .csv, .parquet"),
         (["in", "--shard", "3/2", "--output", "out.jsonl"], "`--shard` must be i/n with i from 1 to n"),
+        (["in", "--shard", "1/2", "--sidecar", "txt"], "`--shard` needs `--output`"),
         (["in", "--sidecar", ".txt", "--context-ext", ".txt"], "captions would replace the contexts"),
         (["in", "--context", "x", "--context-metadata"], "give one of --context, --context-metadata"),
         (["in", "--context-column", "year"], "has the field {year}, but there is"),
         (["in", "--beams", "3", "--top-p", "0.9"], "top_p draw words instead of searching"),
         (["in", "--temperature", "0"], "temperature"),
+        ([], "nothing to caption: give images, folders"),
         (["--merge"], "`--merge` needs `--output`"),
         (["--merge", "--output", "x.jsonl"], "nothing to merge"),
         (["in", "--output", "out.jsonl", "--errors", "no/errors.jsonl"], "which is no folder; make it first"),
