@@ -1,5 +1,5 @@
-# make quality, make test: what a change must pass.
-.PHONY: quality format test
+# make quality, make test: what a change must pass; make notebooks: their outputs anew.
+.PHONY: quality format test notebooks
 
 quality:
 	ruff check .
@@ -12,3 +12,7 @@ format:
 test:
 	pip install -e '.[test]'
 	pytest
+
+notebooks:
+	pip install -e '.[notebooks]'
+	cd notebooks && jupyter execute --inplace *.ipynb

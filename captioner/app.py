@@ -25,6 +25,7 @@ from .scenes import Scenes
 from .studio import AS_GIVEN, TREATMENTS, Given, Studio, StudioError
 
 UPLOAD_LIMIT = "20mb"
+KEEP_UPLOADS = (600, 86_400)  # seconds: how often old ones are deleted, and from which age
 MEAN = "all"  # layers
 FONTS = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace", "monospace"]}
 CSS = """
@@ -108,7 +109,7 @@ def build(name: str) -> gr.Blocks:
     """
     studio = Studio(name)
     desk = Desk(studio)
-    with gr.Blocks(title=f"captioner · {name}", analytics_enabled=False) as page:
+    with gr.Blocks(title=f"captioner · {name}", analytics_enabled=False, delete_cache=KEEP_UPLOADS) as page:
         gr.Markdown(f"# captioner\n`{name}` · {studio.mode} · takes {' and '.join(studio.modalities)}")
         with gr.Row():
             with gr.Column(scale=2):
