@@ -1,111 +1,53 @@
-"""The configs for Accelerate's launcher say what it understands; weights may be shared out over processes."""
-
-from pathlib import Path
+"""Faster layouts of a decoder's matrices: the same captions, shared parameters, and nothing where nothing is gained."""
 
 import pytest
 import torch
-import yaml
-from accelerate import DistributedType
-from accelerate.commands.config.config_args import load_config_from_file
-from runs import ROOT, launch, losses, settings
+from conftest import tiny_batch
+from conftest import tiny_captioner as tied_captioner
 
-from captioner import load
-from captioner.settings import SettingsError
-from captioner.training import train
+from captioner.attention import MODES
+from captioner.decoding import SearchOptions, search
+from captioner.layouts import MANY_ROWS, Packed, Transposed, for_search
 
-CONFIGS = sorted((ROOT / "configs/accelerate").glob("*.yaml"))
-KINDS = {"ddp": DistributedType.MULTI_GPU, "fsdp2": DistributedType.FSDP, "deepspeed": DistributedType.DEEPSPEED}
-SHARDED = '''
-"""A run over two processes with its weights shared out, then the same in two halves."""
-
-import sys
-
-from accelerate import Accelerator, DistributedType
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
-
-from captioner import training
-from captioner.settings import load_settings
+LAYOUTS = {1: (Transposed, True), 2: (Packed, True), MANY_ROWS + 1: (Packed, False)}  # rows → layout, also of blocks
+every_mode_once = pytest.mark.parametrize("mode", MODES, ids=str)
+needs_onednn = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="torch without oneDNN")
 
 
-class Sharding(Accelerator):
-    """Accelerate shards on GPUs only; this does on CPUs what it does there."""
-
-    distributed_type = property(lambda self: DistributedType.FSDP)
-    is_fsdp2 = property(lambda self: True)
-
-    def prepare(self, model, optimizer, loader):
-        names = {p: name for name, p in model.named_parameters()}
-        groups = [[names[p] for p in group["params"]] for group in optimizer.param_groups]
-        mesh = init_device_mesh("cpu", (self.num_processes,))
-        for block in model.decoder.blocks:
-            fully_shard(block, mesh=mesh)
-        fully_shard(model, mesh=mesh)
-        parameters = dict(model.named_parameters())
-        for group, own in zip(optimizer.param_groups, groups, strict=True):
-            group["params"] = [parameters[name] for name in own]
-        return model, self.prepare_optimizer(optimizer), self.prepare_data_loader(loader)
-
-    def end_training(self):
-        """The processes stay together for the next run."""
+def tiny_captioner(*mode, **decoder):
+    return tied_captioner(*mode, decoder={"tie_word_embeddings": False, "initializer_range": 0.3} | decoder)
 
 
-training.Accelerator = Sharding
-whole, half, parts = map(load_settings, sys.argv[1:])
-for settings, resume in ((whole, False), (half, False), (parts, True)):
-    training.train(settings, resume)
-'''
+def parts(model, kind):
+    return [part for part in model.decoder.modules() if isinstance(part, kind)]
 
 
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
-def test_every_config_is_one_that_the_launcher_reads_and_opens_with_its_command(path):
-    assert f"accelerate launch --config_file configs/accelerate/{path.name} train.py" in path.read_text()
-    assert load_config_from_file(str(path)).distributed_type == KINDS[path.stem]
+@needs_onednn
+@every_mode_once
+@pytest.mark.parametrize("rows", LAYOUTS)
+@pytest.mark.parametrize("tied", [True, False])
+def test_every_layout_finds_the_same_captions(mode, rows, tied):
+    model = tiny_captioner(*mode, tie_word_embeddings=tied)
+    fast, (layout, everywhere) = for_search(model, rows), LAYOUTS[rows]
+    memory = model.encode(**tiny_batch(samples=3)[0])
+    for options in (SearchOptions(), SearchOptions(num_beams=4, num_return_sequences=2)):
+        expected, found = search(model, memory, options), search(fast, memory, options)
+        assert [[one.ids for one in own] for own in found] == [[one.ids for one in own] for own in expected]
+    assert isinstance(fast.lm_head, layout)
+    assert bool(parts(fast, layout)) == everywhere
 
 
-def test_all_three_layouts_have_a_config():
-    assert {path.stem for path in CONFIGS} == KINDS.keys()
+@needs_onednn
+def test_parameters_and_encoders_are_shared_and_the_captioner_is_left_as_it_is():
+    model = tiny_captioner()
+    before, kinds = dict(model.named_parameters()), [type(part) for part in model.modules()]
+    fast = for_search(model, 5)
+    assert fast is not model
+    assert fast.encoder is model.encoder
+    assert all(parameter is before[name] for name, parameter in fast.named_parameters())
+    assert [type(part) for part in model.modules()] == kinds
 
 
-def test_the_layers_that_fsdp_wraps_exist():
-    import captioner.decoder
-
-    config = yaml.safe_load((ROOT / "configs/accelerate/fsdp2.yaml").read_text())["fsdp_config"]
-    assert hasattr(captioner.decoder, config["fsdp_transformer_layer_cls_to_wrap"])
-
-
-@pytest.mark.parametrize("name", ["FSDP", "DEEPSPEED"])
-def test_a_layout_that_does_not_start_is_no_silent_ddp(tmp_path, monkeypatch, name):
-    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
-    monkeypatch.setenv(f"ACCELERATE_USE_{name}", "true")
-    monkeypatch.setattr("captioner.training.Accelerator", lambda **options: Plain())
-    with pytest.raises(SettingsError, match=f"asked for {name}, but Accelerate runs NO here"):
-        train(settings(tmp_path))
-
-
-class Plain:
-    """An accelerator that came out as a single process."""
-
-    distributed_type = DistributedType.NO
-
-
-def test_sharded_weights_learn_the_same_and_resume_bit_for_bit(tmp_path):
-    files = []
-    options = ["training.lr_scheduler_type=constant", "training.average_decay=0.9"]
-    split = ["training.per_device_train_batch_size=8", "training.gradient_accumulation_steps=2"]
-    for directory, *own in (("whole",), ("parts", "training.max_steps=2"), ("parts",)):
-        files.append(tmp_path / f"{len(files)}.yaml")
-        settings(tmp_path / directory, *options, *split, *own).save(files[-1])
-    (tmp_path / "run.py").write_text(SHARDED)
-    train(settings(tmp_path / "one", *options, "training.per_device_train_batch_size=32"))
-    launch(*map(str, [tmp_path / "run.py", *files]))
-    assert losses(tmp_path / "parts") == losses(tmp_path / "whole")
-    assert losses(tmp_path / "whole") == pytest.approx(losses(tmp_path / "one"), abs=1e-5)
-    one, whole, parts = (weights(tmp_path / name / "last") for name in ("one", "whole", "parts"))
-    for name, value in one.items():
-        assert torch.equal(whole[name], parts[name])
-        assert torch.allclose(value, whole[name], atol=1e-4), name
-
-
-def weights(directory: Path):
-    return load(directory)[0].state_dict()
+def test_nothing_is_copied_where_nothing_is_gained():
+    model = tiny_captioner().to(torch.bfloat16)
+    assert for_search(model, 5) is model
