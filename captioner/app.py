@@ -31,7 +31,7 @@ FONTS = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace", "mon
 CSS = """
 .maps figure { margin: 0; }
 .maps figure:hover { z-index: 2; }
-.maps figure:hover .map { transform: scale(2.6); transform-origin: 0 0; box-shadow: 0 2px 14px #0009; }
+.maps figure:hover .map { transform: scale(2.2); box-shadow: 0 2px 14px #0009; }
 """
 BARS = {  # fusion → what the bars compare
     None: "one softmax over image and context: a bar is cut by its mass",
@@ -142,7 +142,8 @@ def _inputs(studio: Studio) -> list[gr.components.Component]:
     photo = gr.Image(label="Image", sources=["upload", "clipboard"], height=260, visible=looks, elem_id="photo")
     photo.preprocess = lambda upload: None if upload is None else upload.path  # reading it, or saying why not, is ours
     text = gr.Textbox(
-        label="Context: what is known about it",
+        label="Context",
+        placeholder="What is known about the image",
         lines=2,
         max_lines=6,
         submit_btn=False,

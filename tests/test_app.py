@@ -198,7 +198,7 @@ def test_upload_caption_and_see_the_overlay_of_each_word(visit, scenes, studio):
     until(lambda: f"“{second}”" in page.inner_text("#overlay"))
     until(lambda: page.get_attribute("#overlay img", "src") != source)
     page.hover("#maps figure:nth-child(2) .map")
-    assert "matrix(2.6" in page.eval_on_selector("#maps figure:nth-child(2) .map", "e => getComputedStyle(e).transform")
+    assert "matrix(2.2" in page.eval_on_selector("#maps figure:nth-child(2) .map", "e => getComputedStyle(e).transform")
 
 
 def test_the_page_asks_nobody_else_for_anything(visit, scenes, address):
