@@ -9,10 +9,11 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import gather_object
+from accelerate.utils import broadcast_object_list, gather_object
 from torch.utils.data import DataLoader, Subset
 
 from . import metrics
+from .borrowed_metrics import BorrowedMetrics
 from .data import CaptionDataset, Collator
 from .decoding import SearchError, SearchOptions, search
 from .model import ENCODER_INPUTS, Captioner
@@ -127,6 +128,7 @@ def evaluate(
     accelerator: Accelerator | None = None,
     hidden: str | None = None,
     split: str = "unnamed",
+    borrowed: BorrowedMetrics | None = None,
     watch: Callable[[Iterable], Iterable] = iter,
 ) -> Evaluation:
     """Caption every sample of a split over all processes and score the captions.
@@ -137,6 +139,7 @@ def evaluate(
         generation: the search.
         hidden: a modality to take away from every sample, or None.
         split: its name, for the signature.
+        borrowed: metrics beyond our own, or None.
         watch: wraps the batches, for a progress bar.
 
     Returns:
@@ -145,8 +148,13 @@ def evaluate(
     accelerator = accelerator or Accelerator(cpu=model.device.type == "cpu")
     loader = evaluation_loader(samples, processor, model, batch_size, workers, accelerator)
     records = caption_batches(model, processor, watch(loader), generation, hidden)
+    if borrowed is not None:
+        borrowed.look(records, samples)
     records = sorted(gather_object(records), key=lambda record: record["index"])
-    return Evaluation(records, score_records(records), signature(records, generation, split))
+    scores: list[dict[str, float]] = [{}]
+    if accelerator.is_main_process:
+        scores = [score_records(records) | (borrowed.scores(records) if borrowed is not None else {})]
+    return Evaluation(records, broadcast_object_list(scores)[0], signature(records, generation, split))
 
 
 def score_records(records: list[dict[str, Any]]) -> dict[str, float]:

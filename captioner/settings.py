@@ -113,6 +113,8 @@ class TrainingSettings(Section):
     save_total_limit: PositiveInt | None = 2  # checkpoints kept for --resume; null: all
     max_eval_samples: PositiveInt | None = None
     metric_for_best_model: str = "cider_d"
+    java_metrics: list[Literal["meteor", "spice"]] = []  # need Java and pycocoevalcap
+    clip_model: str | None = None  # a CLIP for CLIPScore and RefCLIPScore
     early_stopping_patience: PositiveInt | None = None  # validations without a better score; null: never stop early
     logged_samples: int = Field(default=4, ge=0)  # validation images with their captions in TensorBoard
     dataloader_num_workers: int = Field(default=2, ge=0)

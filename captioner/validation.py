@@ -14,6 +14,7 @@ from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_
 from torch.utils.data import Subset
 
 from .average import WeightAverage
+from .borrowed_metrics import BorrowedMetrics
 from .checkpoints import save_captioner
 from .evaluation import Evaluation, evaluate
 from .model import Captioner
@@ -46,6 +47,7 @@ class Keeper:
     ):
         self.settings, self.accelerator, self.log = settings, accelerator, log
         self.model, self.wrapped, self.processor, self.average = model, wrapped, processor, average
+        self.borrowed = BorrowedMetrics(settings.training, accelerator.device)
         self.best: dict[str, float] = {}
         self.waited = 0
 
@@ -85,6 +87,7 @@ class Keeper:
                 workers=options.dataloader_num_workers,
                 accelerator=self.accelerator,
                 split=self._split(limit),
+                borrowed=self.borrowed,
             )
             self.log.write(step, evaluation.scores, **self._signatures(evaluation))
             self.log.show(step, captioned_pictures(evaluation.records[: options.logged_samples], samples))
