@@ -59,7 +59,9 @@ def train(
     config: Annotated[str | None, typer.Argument(help="A YAML file with the settings of the run.")] = None,
     overrides: Overrides = None,
     config_option: Annotated[str | None, typer.Option("--config", help="The same, as an option.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest checkpoint, if there is one.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on from the newest checkpoint, if there is one.")
+    ] = False,
 ) -> None:
     """Train a captioner from a YAML config and `section.key=value` overrides."""
     settings = _run_settings(config, overrides, config_option)
@@ -90,6 +92,9 @@ def evaluate(
         Path | None, typer.Option(help="An HTML page: scores with and without each modality, samples, attention maps.")
     ] = None,
     compare: Annotated[list[str] | None, typer.Option(help="A further captioner for the page; repeatable.")] = None,
+    ablate: Annotated[
+        bool, typer.Option("--ablate", help="Also score each modality blanked, and taken from another sample.")
+    ] = False,
     batch_size: BatchOption = 64,
     num_workers: WorkersOption = 2,
 ) -> None:
@@ -99,17 +104,21 @@ def evaluate(
     writable(report, "--report")
     if compare and report is None:
         fail("`--compare` adds captioners to a page; name the page with `--report`", code=2)
+    from .ablation import ablate as run_ablations
     from .adopt import load
+    from .borrowed_metrics import BorrowedMetrics
     from .data import load_split
     from .evaluation import evaluate as run
     from .reporting import report as run_report
 
     quiet()
-    samples = load_split(settings.data, split or settings.data.validation_split)
+    split = split or settings.data.validation_split
+    samples = load_split(settings.data, split)
     options = {"batch_size": batch_size, "workers": num_workers}
     if report is None:
         watch = partial(progress, description="captioning")
-        result = run(*load(model), samples, settings.generation, watch=watch, **options)
+        borrowed = BorrowedMetrics(settings.training)
+        result = run(*load(model), samples, settings.generation, watch=watch, split=split, borrowed=borrowed, **options)
     else:
         result = run_report([model, *(compare or [])], samples, settings.generation, report, progress, **options)
     if output is not None:
@@ -118,6 +127,13 @@ def evaluate(
             output,
         )
     show_scores(result.scores)
+    say(result.signature)
+    if ablate:
+        show_rows(
+            run_ablations(
+                *load(model), samples, settings.generation, watch=partial(progress, description="ablating"), **options
+            )
+        )
 
 
 @app.command()
@@ -155,6 +171,16 @@ def show_scores(scores: dict[str, float]) -> None:
     table = Table("metric", "score")
     for name, value in scores.items():
         table.add_row(name, f"{value:.4f}")
+    console.print(table)
+
+
+def show_rows(rows: dict[str, dict[str, float]]) -> None:
+    """Print rows of scores as one table."""
+    from rich.table import Column, Table
+
+    table = Table(Column(no_wrap=True), *next(iter(rows.values())))
+    for name, scores in rows.items():
+        table.add_row(name, *(f"{value:.3f}" for value in scores.values()))
     console.print(table)
 
 
