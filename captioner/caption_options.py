@@ -18,7 +18,9 @@ Paths = Annotated[
         "images, or datasets repositories. With --merge: outputs of shards.",
     ),
 ]
-Model = Annotated[Text, typer.Option("--model", "-m", "--model-id", help="A name, directory or Hub repository.", **RUN)]
+Model = Annotated[
+    Text, typer.Option("--model", "-m", "--model-id", help="Name, directory, Hub repository; default: BLIP.", **RUN)
+]
 Recursive = Annotated[bool, typer.Option("--recursive", "-r", help="Look into folders of folders.", **INPUT)]
 ImageColumn = Annotated[Text, typer.Option(help="Column of a table that holds images or their paths.", **INPUT)]
 Split = Annotated[Text, typer.Option(help="Split of a datasets repository; default: train.", **INPUT)]
@@ -66,7 +68,7 @@ Existing = Annotated[
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="The same as --existing overwrite.", **OUTPUT)]
 Prefix = Annotated[str, typer.Option("--prefix", "--prepend", help="Put before every caption.", **OUTPUT)]
 Suffix = Annotated[str, typer.Option("--suffix", "--append", help="Put after every caption.", **OUTPUT)]
-Scores = Annotated[bool, typer.Option("--scores", help="Write how likely each caption is.", **OUTPUT)]
+Scores = Annotated[bool, typer.Option("--scores", help="Write each caption's log-probability per token.", **OUTPUT)]
 Errors = Annotated[Path | None, typer.Option(help="Where to list failed images; default: by the output.", **OUTPUT)]
 AsJson = Annotated[bool, typer.Option("--json", help="JSON lines in the terminal.", **OUTPUT)]
 Shard = Annotated[Text, typer.Option(help="i/n: caption the i-th of n shares of the input.", **RUN)]

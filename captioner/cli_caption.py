@@ -19,7 +19,7 @@ from .contexts import METADATA_TEMPLATE, Context
 from .inputs import Inputs, find_inputs
 from .jobs import Job, Summary, Target, merge
 from .journal import WriteError, encode
-from .outputs import Sidecars
+from .outputs import Sidecars, write_records
 from .processes import Processes, stopping
 from .progress import progress, say
 from .settings import GenerationSettings
@@ -98,11 +98,11 @@ def caption(
     how = {"generation": generation, "context": read, "batch_size": batch_size, "seed": seed, "scores": scores}
     how |= {} if max_pixels is None else {"max_pixels": max_pixels}
     start = partial(_start, processes, model, dtype, num_workers, how)
-    if output is None and sidecar is None:
-        _show(inputs, start, processes, around, as_json)
-        return
     sidecars = _sidecars(sidecar, kind, context_ext)
     target = Target(output, sidecars, kind, errors, _folder(paths[0]))
+    if output is None and sidecar is None:
+        _show(inputs, start, processes, around, as_json, errors)
+        return
     settings = {
         "captioner": __version__, "model": model, "dtype": dtype, "generation": generation.model_dump(), "seed": seed,
         "context": read.template, "context_ext": read.sidecar_extension, "context_varies": read.varies,
@@ -142,9 +142,9 @@ def _run(job: Job, start: Callable[[int], "Captioning"], processes: Processes, a
         if stopped:
             _leave(job)
         processes.wait()
+        processes.end()
         if processes.rank == 0:
             _close(job, speed)
-        processes.end()
     except WriteError as error:
         fail(f"{error}; what was written before is kept, and the same command goes on from there", code=1)
     finally:
@@ -193,20 +193,24 @@ def _show(
     processes: Processes,
     around: tuple[str, str],
     as_json: bool,
+    errors: Path | None,
 ) -> None:
-    """Print captions as they come, and keep nothing."""
+    """Print captions as they come, and keep nothing but a list of what failed, if asked to."""
     if processes.count > 1:
         fail(f"{processes.count} processes need a common `--output` or `--sidecar`", code=2)
-    failed = seen = 0
+    seen, failed = 0, []
     with stopping() as stop:
         results = start(len(inputs)).run(inputs, stop)
         for _, record in progress(_dressed(results, *around), "captioning", len(inputs)):
             print(encode(record).decode().rstrip("\n") if as_json else _lines(record), flush=True)
-            seen, failed = seen + 1, failed + ("error" in record)
+            seen += 1
+            failed += [record] if "error" in record else []
+    if errors is not None:
+        write_records(failed, errors)
     if seen < len(inputs):
         raise typer.Exit(STOPPED)
     if failed:
-        fail(f"{failed} of {seen} images could not be read; the others are captioned", code=1)
+        fail(f"{len(failed)} of {seen} images could not be read; the others are captioned", code=1)
 
 
 def _lines(record: dict[str, Any]) -> str:

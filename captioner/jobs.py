@@ -41,8 +41,11 @@ class Target:
     folder: Path = Path()
 
     def __post_init__(self) -> None:
-        if self.output is not None:
-            check_format(self.output)
+        for option, file in (("--output", self.output), ("--errors", self.errors)):
+            if file is not None:
+                check_format(file, option)
+        if self.errors is not None and not self.errors.parent.is_dir():
+            raise OutputError(f"`--errors` is in {self.errors.parent}, which is no folder; make it first")
         if self.sidecars is None and self.existing in ("append", "prepend"):
             raise OutputError(f"`--existing {self.existing}` is for the texts of `--sidecar`; give that too")
 
@@ -117,7 +120,7 @@ class Job:
             WriteError: the place cannot be written.
             JournalError: another run is writing there.
         """
-        sidecars, target = self.target.sidecars, self.target
+        sidecars = self.target.sidecars
         self.journal.open()
         before = self.journal.settings() if self.journal.has_records() else None
         if before is None:
@@ -129,8 +132,6 @@ class Job:
             for record in self.journal.last_records():
                 if "sidecar" in record:
                     sidecars.write(Path(record["sidecar"]), record["text"])
-        if target.errors is not None and not target.errors.parent.is_dir():
-            raise OutputError(f"`--errors` is in {target.errors.parent}, which is no folder; make it first")
 
     def _begin(self) -> None:
         """Start a journal, from the captions that the output has if they are to be kept."""

@@ -85,6 +85,7 @@ class Journal:
             self._end = _whole_lines(descriptor)
             os.ftruncate(descriptor, self._end)
             self._descriptor, descriptor = descriptor, None
+            _HELD.add(self._descriptor)
         except (BlockingIOError, FileNotFoundError) as error:
             raise JournalError(f"another run is writing {self.file}; wait for it, or stop it") from error
         except OSError as error:
@@ -101,6 +102,7 @@ class Journal:
     def close(self) -> None:
         """Let go of this process's file."""
         if self._descriptor is not None:
+            _HELD.discard(self._descriptor)
             os.close(self._descriptor)
         self._descriptor = None
 
@@ -265,6 +267,18 @@ def _better(one: Place | None, other: Place) -> Place:
 def _line(file: BinaryIO, offset: int) -> bytes:
     file.seek(offset)
     return file.readline()
+
+
+def _let_go() -> None:
+    """Forked workers must not keep the lock of a run that was killed."""
+    for descriptor in _HELD:
+        os.close(descriptor)
+    _HELD.clear()
+
+
+_HELD: set[int] = set()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_let_go)
 
 
 def _lock(descriptor: int, file: Path) -> None:

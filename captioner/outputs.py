@@ -94,14 +94,14 @@ READERS: dict[str, Callable[[Path], Iterator[Record]]] = {
 }
 
 
-def check_format(output: Path) -> None:
+def check_format(output: Path, option: str) -> None:
     """Refuse a format that is not written.
 
     Raises:
         OutputError: it is none of `WRITERS`.
     """
     if output.suffix.lower() not in WRITERS:
-        raise OutputError(f"`--output` must end in {', '.join(WRITERS)}, but is {str(output)!r}")
+        raise OutputError(f"`{option}` must end in {', '.join(WRITERS)}, but is {str(output)!r}")
 
 
 def write_records(records: Iterable[Record], output: Path, columns: Sequence[str] = COLUMNS) -> None:

@@ -103,7 +103,7 @@ def test_a_run_that_was_stopped_by_ctrl_c_goes_on_and_gives_the_same_output(here
 
 
 def test_two_processes_killed_and_started_again_caption_each_image_once_in_order(here, expected):
-    arguments = ["in", *MODEL, "--batch-size", 1, "--output", "out.jsonl"]
+    arguments = ["in", *MODEL, "--batch-size", 1, "--num-workers", 1, "--output", "out.jsonl"]
     process = start(here, *arguments, processes=2)
     wait_for_records(here, 2, processes=2)
     for one in [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)]:
@@ -192,6 +192,15 @@ def test_a_captioner_that_cannot_be_loaded_leaves_nothing_behind(here):
     assert os.listdir(here) == ["in"]
 
 
+def test_failed_images_are_listed_with_their_reasons_for_the_terminal_too(here):
+    result = run("in/12.png", "in/13.png", *MODEL, "--errors", "bad.csv")
+    assert result.exit_code == 1
+    assert "1 of 2 images could not be read" in text(result)
+    (record,) = read_records(here / "bad.csv")
+    assert record["image"] == "in/13.png"
+    assert "not in an image format" in record["error"]
+
+
 def test_json_lines_in_the_terminal_name_any_file(here):
     os.rename("in/00.png", b"in/00\xff\n.png")
     result = run("in", *MODEL, "--limit", 1, "--json")
@@ -207,6 +216,8 @@ def test_json_lines_in_the_terminal_name_any_file(here):
     ("arguments", "message"),
     [
         (["in", "--output", "out.xml"], "must end in .jsonl, .csv, .parquet"),
+        (["in", "--errors", "bad.txt"], "`--errors` must end in .jsonl, .csv, .parquet"),
+        (["in", "--existing", "append"], "is for the texts of `--sidecar`"),
         (["in", "--shard", "3/2", "--output", "out.jsonl"], "`--shard` must be i/n with i from 1 to n"),
         (["in", "--shard", "1/2", "--sidecar", "txt"], "`--shard` needs `--output`"),
         (["in", "--sidecar", ".txt", "--context-ext", ".txt"], "captions would replace the contexts"),

@@ -1,8 +1,10 @@
 """Jobs and what they write: nothing lost, nothing twice, no half line, and files that are whole or as they were."""
 
 import json
+import multiprocessing
 import os
 import resource
+import time
 from itertools import chain
 
 import pytest
@@ -107,6 +109,23 @@ def test_two_runs_cannot_write_the_same_journal(here):
     assert len(list(first.record(map(say, first.inputs)))) == 10
     first.publish()
     assert captions(target.output) == ALL
+
+
+def test_workers_do_not_keep_the_journal_of_a_run_that_was_killed(here):
+    target = Target(here / "out.jsonl")
+    first, second = job(target), job(target)
+    first.prepare()
+    fork = multiprocessing.get_context("fork")
+    ready = fork.Event()
+    worker = fork.Process(target=lambda: (ready.set(), time.sleep(60)))
+    worker.start()
+    assert ready.wait(60)
+    os.close(first.journal._descriptor)  # as a kill does; the worker lives on
+    try:
+        second.prepare()
+        assert second.journal.is_open
+    finally:
+        worker.kill()
 
 
 def test_a_finished_output_is_kept_and_grows_with_its_input(here):
