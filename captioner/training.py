@@ -123,6 +123,10 @@ def _accelerator(options: TrainingSettings) -> Accelerator:
                 f"the launcher asked for {name}, but Accelerate runs {accelerator.distributed_type.value} here; "
                 "use a machine with GPUs, or configs/accelerate/ddp.yaml"
             )
+    if accelerator.distributed_type == DistributedType.FSDP and options.objective == "self_critical":
+        raise SettingsError(
+            "self-critical training samples with whole models, but FSDP shards them; use configs/accelerate/ddp.yaml"
+        )
     if accelerator.distributed_type == DistributedType.DEEPSPEED:
         _set_deepspeed(accelerator.state.deepspeed_plugin, options)
     return accelerator
