@@ -88,6 +88,17 @@ def test_ids_and_scores_equal_those_of_generate_in_every_mode(conditioning, fusi
     assert_equal_to_generate(model, model.encode(**inputs), max_new_tokens=8, **SEARCHES[name])
 
 
+LLAMA = {"positions": "rotary", "norm": "rms", "num_key_value_heads": 1, "feed_forward": "gated", "activation": "silu"}
+BERT = {"norm_position": "post", "embedding_norm": True, "head_transform": True, "head_bias": True}
+
+
+@pytest.mark.parametrize("blocks", [LLAMA, BERT], ids=["llama", "bert"])
+@pytest.mark.parametrize("name", ["greedy", "several beams", "no repeats"])
+def test_every_family_of_decoders_gives_what_generate_gives(blocks, name):
+    model = tiny_captioner("separate", "serial", **blocks)
+    assert_equal_to_generate(model, model.encode(**tiny_batch(samples=4)[0]), max_new_tokens=9, **SEARCHES[name])
+
+
 @pytest.mark.parametrize("name", SEARCHES)
 def test_every_option_gives_what_generate_gives(name):
     model = tiny_captioner()
