@@ -36,6 +36,7 @@ from .wording import one_line
 
 GATHERED = StateDictOptions(full_state_dict=True, cpu_offload=True)
 WHOLE = StateDictOptions(full_state_dict=True)
+CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 MEMBER = "::"  # between the name of a parameter and what the optimiser keeps for it
 
 Tensors = dict[str, dict[str, Tensor]]
@@ -102,8 +103,12 @@ def save_captioner(model: Captioner, processor: CaptionerProcessor, directory: P
 
 def checkpoints(run: Path) -> list[Path]:
     """The checkpoints in a run's directory, oldest first."""
-    found = [(re.fullmatch(r"checkpoint-(\d+)", path.name), path) for path in run.glob("checkpoint-*")]
-    return [path for _, path in sorted((int(name[1]), path) for name, path in found if name)]
+    return sorted((path for path in run.glob("checkpoint-*") if CHECKPOINT.fullmatch(path.name)), key=step_of)
+
+
+def step_of(checkpoint: Path) -> int:
+    """The step after which a checkpoint was written."""
+    return int(CHECKPOINT.fullmatch(checkpoint.name)[1])
 
 
 def write_checkpoint(run: Path, step: int, tensors: Tensors, facts: dict[str, Any], most: int | None) -> None:

@@ -12,14 +12,23 @@ from itertools import count, islice
 from pathlib import Path
 from typing import Any
 
-from accelerate import Accelerator, DistributedType, skip_first_batches
+from accelerate import Accelerator, DistributedType, PartialState, skip_first_batches
 from accelerate.utils import DataLoaderConfiguration, gather_object, is_tensorboard_available, set_seed
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from .adopt import assemble
 from .average import WeightAverage
-from .checkpoints import CheckpointError, RunState, Tensors, checkpoints, read_checkpoint, recover, write_checkpoint
+from .checkpoints import (
+    CheckpointError,
+    RunState,
+    Tensors,
+    checkpoints,
+    read_checkpoint,
+    recover,
+    step_of,
+    write_checkpoint,
+)
 from .data import CaptionDataset, Collator, load_split
 from .feature_store import FeatureStore, StoredCollator, open_store
 from .gradients import CrossEntropy, Gradients, Objective
@@ -75,18 +84,18 @@ def train(settings: Settings, resume: bool = False) -> dict[str, float]:
     schedule = build_schedule(optimizer, options)
     wrapped, optimizer, loader = accelerator.prepare(model, optimizer, loader)
     average = WeightAverage(wrapped, options.average_decay) if options.average_decay else None
-    tensors, facts = ({}, {"step": 0}) if newest is None else read_checkpoint(newest)
-    done = facts["step"]
+    done = 0 if newest is None else step_of(newest)
     log = RunLog(settings, accelerator, done)
     keeper = Keeper(settings, accelerator, model, wrapped, processor, average, log)
     objective = OBJECTIVES[options.objective](settings, model, processor, samples)
     gradients = Gradients(accelerator, wrapped, objective)
     run = Run(settings, RunState(accelerator, wrapped, optimizer, schedule, average), gradients, keeper, log)
-    if done:
-        run.restore(tensors, facts)
+    if newest is not None:
+        run.restore(*read_checkpoint(newest))
 
-    steps = islice(_steps(loader, dataset, options.gradient_accumulation_steps, done), options.max_steps - done)
-    for step, micro_batches in enumerate(progress(steps, "training", options.max_steps - done), start=done + 1):
+    left = 0 if keeper.stops else max(options.max_steps - done, 0)
+    steps = islice(_steps(loader, dataset, options.gradient_accumulation_steps, done), left)
+    for step, micro_batches in enumerate(progress(steps, "training", left), start=done + 1):
         set_seed(_step_seed(options.seed, step, accelerator.process_index))
         set_training_mode(wrapped, model, options)
         loss = gradients(micro_batches)
@@ -202,10 +211,11 @@ def _loader(
     store: FeatureStore | None,
 ) -> DataLoader:
     data, options = settings.data, settings.training
-    if len(samples) < options.per_device_train_batch_size:
+    processes = PartialState().num_processes
+    if len(samples) < options.per_device_train_batch_size * processes:
         raise SettingsError(
             f"`training.per_device_train_batch_size` is {options.per_device_train_batch_size}, but the training "
-            f"split has only {len(samples)} samples; make it smaller"
+            f"split has only {len(samples)} samples for {processes} processes; make it smaller"
         )
     references = None if options.objective == "self_critical" else data.captions_per_image
     modalities = [name for name in model.config.modalities if store is None or name != "image"]

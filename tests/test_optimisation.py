@@ -258,3 +258,5 @@ def test_training_stops_early_when_nothing_gets_better(tmp_path):
     assert best["cider_d"] == lines(tmp_path)[1]["cider_d"]
     assert (tmp_path / "checkpoint-4").is_dir()
     load(tmp_path / "last")
+    assert train(settings(tmp_path, *stuck, "training.eval_steps=1"), resume=True) == best
+    assert len(losses(tmp_path)) == 4
