@@ -4,11 +4,11 @@ Coloured shapes on varied backgrounds; the context gives proper names to pairs o
 are not in the picture. The one object that the context names is the subject of the caption, so neither the picture
 (which name?) nor the context (which of the named is there, where, how large, beside what?) can tell it alone. No two
 things that a scene or its context speaks of share a shape, and a name follows its shape: what a tiny decoder can learn
-to look up by the word it has just written.
+to look up by the word it has just written. A context: "the red circle anna . the blue star otto".
 
 | level | objects | names in the context | a caption |
 |---|---|---|---|
-| 0 | no picture | 1 to 4 | the red circle anna . the blue star otto |
+| 0 | no picture | 1 to 4 | the blue star otto . the red circle anna |
 | 1 | 1 | 1 | the small red circle anna is in the upper left |
 | 2 | 2 | 1 or 2 | the small red circle anna is left of the large blue square |
 | 3 | 2 | 2 to 4 | the same, with more names to choose from |
@@ -154,8 +154,8 @@ class Scene:
 
     @property
     def context(self) -> str:
-        """One sentence per name."""
-        return " . ".join(f"{name} is the {colour} {shape}" for name, colour, shape in self.facts)
+        """One phrase per name."""
+        return " . ".join(f"the {colour} {shape} {name}" for name, colour, shape in self.facts)
 
     @property
     def captions(self) -> list[str]:

@@ -83,7 +83,7 @@ def test_captions_go_to_the_terminal_a_line_per_image(model, pictures):
 
 def test_captions_go_to_a_file_a_line_per_image(model, pictures, tmp_path):
     output = tmp_path / "captions.jsonl"
-    context = ["--context", "anna is the red circle . otto is the blue star"]
+    context = ["--context", "the red circle anna . the blue star otto"]
     result = run("caption", pictures, "--recursive", "--model", model, *context, "--beams", 2, "--output", output)
     assert result.exit_code == 0, result.output
     records = lines(output)
@@ -140,7 +140,7 @@ def test_a_context_for_a_captioner_that_cannot_read_is_refused(tmp_path, picture
         "data.levels=[1]",
     )  # fmt: skip
     assert trained.exit_code == 0, trained.output
-    result = run("caption", pictures, "--model", directory / "best", "--context", "anna is the red circle")
+    result = run("caption", pictures, "--model", directory / "best", "--context", "the red circle anna")
     assert result.exit_code == 2
     assert "this captioner has no context encoder; leave it out" in text(result)
 
