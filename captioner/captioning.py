@@ -144,6 +144,8 @@ class Captioning:
         return [self._record(captions) for captions in found]
 
     def _record(self, found: Sequence[Any]) -> dict[str, Any]:
+        if not found:
+            return {"error": "no caption holds all forced words; allow more tokens, or forbid less"}
         texts, scores = [self.processor.decode(one.ids) for one in found], [round(one.score, 4) for one in found]
         several = len(texts) > 1
         record = {"caption": texts[0], **({"captions": texts} if several else {})}

@@ -94,7 +94,9 @@ def caption_batches(
         if hidden is not None:
             batch = hide(batch, hidden)
         found = search(model, model.encode(**batch), options, seeds=[sample["index"] for sample in samples])
-        captions = [processor.decode(best.ids) for best, *_ in found]
+        captions = [
+            "".join(processor.decode(best.ids) for best in own[:1]) for own in found
+        ]  # forced words may fit none
         records += [{**sample, "caption": caption} for sample, caption in zip(samples, captions, strict=True)]
     return records
 

@@ -215,6 +215,12 @@ def test_several_captions_with_scores_are_the_best_first(loaded, photos):
     assert "score" in next(caption(photos[:1], loaded, scores=True))
 
 
+def test_words_that_are_forced_and_forbidden_are_a_reason(loaded, photos):
+    impossible = GenerationSettings(num_beams=2, max_new_tokens=12, force_words=["red"], bad_words=["red"])
+    records = [record for _, record in Captioning(*loaded, impossible).run(map(item, range(2), photos))]
+    assert all("forced words" in record["error"] for record in records)
+
+
 def test_drawn_captions_are_an_images_own_whatever_its_batch(loaded, photos):
     draw = {"beams": 1, "do_sample": True, "temperature": 3.0, "max_new_tokens": 8}
     one = [record["caption"] for record in caption(photos, loaded, seed=3, batch_size=1, **draw)]
