@@ -114,11 +114,11 @@ def evaluate(
     quiet()
     split = split or settings.data.validation_split
     samples = load_split(settings.data, split)
-    options = {"batch_size": batch_size, "workers": num_workers}
+    options = {"batch_size": batch_size, "workers": num_workers, "split": split}
     if report is None:
         watch = partial(progress, description="captioning")
         borrowed = BorrowedMetrics(settings.training)
-        result = run(*load(model), samples, settings.generation, watch=watch, split=split, borrowed=borrowed, **options)
+        result = run(*load(model), samples, settings.generation, watch=watch, borrowed=borrowed, **options)
     else:
         result = run_report([model, *(compare or [])], samples, settings.generation, report, progress, **options)
     if output is not None:

@@ -91,7 +91,7 @@ def report(
         samples: a split in the data schema.
         page: the HTML file.
         watch: wraps batches, given what they are for.
-        options: `batch_size` and `workers`, as in `evaluate`.
+        options: `batch_size`, `workers` and `split`, as in `evaluate`.
 
     Returns:
         The first captioner's evaluation with everything.

@@ -269,6 +269,7 @@ def test_evaluate_writes_a_page_with_the_scores_it_prints(tmp_path):
     options = ["--compare", folder, "--split", "test", "--num-workers", 0, "--report", file]
     code, printed = run("-m", "scenes-separate", *settings, *options)
     assert code == 0, printed
+    assert "split:test|samples:6" in printed
     html = file.read_text()
     Reader(html)
     samples, search = Scenes("test", [1, 2, 3], 6), GenerationSettings(num_beams=1)
