@@ -49,7 +49,7 @@ class Context:
     ):
         self.template, self.sidecar_extension = template, sidecar_extension
         self.fields = _fields(template or "")
-        known = [*columns, *PLACES, *METADATA]
+        known = list(dict.fromkeys([*columns, *PLACES, *METADATA]))
         for name in self.fields:
             if name not in known:
                 raise InputError(f"`--context` has the field {{{name}}}, but there is {', '.join(known)}; braces: {{{{")

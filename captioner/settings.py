@@ -10,9 +10,14 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, NonNegativeInt, PositiveInt, ValidationError
 
 Share = Annotated[float, Field(ge=0, le=1)]
+
+
+def _no(value: Any) -> Any:
+    """YAML reads a plain `no` as false."""
+    return "no" if value is False else value
 
 
 class SettingsError(ValueError):
@@ -104,7 +109,7 @@ class TrainingSettings(Section):
     warmup_steps: int = Field(default=100, ge=0)
     label_smoothing_factor: float = Field(default=0.0, ge=0, lt=1)
     average_decay: float = Field(default=0.0, ge=0, lt=1)  # EMA of the weights used for validation; 0: off
-    mixed_precision: Literal["no", "fp16", "bf16"] = "no"
+    mixed_precision: Annotated[Literal["no", "fp16", "bf16"], BeforeValidator(_no)] = "no"
     gradient_checkpointing: bool = False
     seed: int = 0
     logging_steps: PositiveInt = 50

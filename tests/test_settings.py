@@ -23,6 +23,11 @@ def test_the_configs_that_the_readme_promises_are_there():
     assert {"demo", "scenes", "flickr8k", "flickr8k-pretrained", "coco"} <= {path.stem for path in CONFIGS}
 
 
+@pytest.mark.parametrize("written", ["no", "'no'", "false"])
+def test_no_mixed_precision_may_be_written_as_people_write_it(written):
+    assert load_settings(None, [f"training.mixed_precision={written}"]).training.mixed_precision == "no"
+
+
 def test_overrides_are_applied_in_order_and_read_as_yaml():
     settings = load_settings(
         None,
