@@ -41,5 +41,8 @@ def test_what_cannot_be_loaded_names_what_can(tmp_path):
     with pytest.raises(AdoptError, match="one of .*scenes-concatenated.*scenes-separate"):
         load(tmp_path / "nothing")
     (tmp_path / "config.json").write_text('{"model_type": "bert"}')
-    with pytest.raises(AdoptError, match="holds a 'bert' model; captioner loads checkpoints of model type 'captioner'"):
+    with pytest.raises(
+        AdoptError,
+        match="holds a model of type 'bert'; captioner loads its own checkpoints, and VisionEncoderDecoderModel",
+    ):
         load(tmp_path)
