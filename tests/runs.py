@@ -10,6 +10,7 @@ from captioner.settings import load_settings
 
 ROOT = Path(__file__).parent.parent
 TINY = [
+    "data.levels=[1,2,3]",  # all with a picture
     "model.image_encoder={name: vit_tiny_patch16_224, image_size: 64, embed_dim: 32, depth: 1, num_heads: 2}",
     "model.context_encoder={model_type: bert, hidden_size: 32, num_hidden_layers: 1, num_attention_heads: 2, "
     "intermediate_size: 32}",
