@@ -4,7 +4,7 @@ Exit codes: 0 done, 1 the work failed in part or whole, 2 the command was used w
 """
 
 import json
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Annotated
 
@@ -115,10 +115,11 @@ def evaluate(
     split = split or settings.data.validation_split
     samples = load_split(settings.data, split)
     options = {"batch_size": batch_size, "workers": num_workers, "split": split}
+    loaded = cache(lambda: load(model))
     if report is None:
         watch = partial(progress, description="captioning")
         borrowed = BorrowedMetrics(settings.training)
-        result = run(*load(model), samples, settings.generation, watch=watch, borrowed=borrowed, **options)
+        result = run(*loaded(), samples, settings.generation, watch=watch, borrowed=borrowed, **options)
     else:
         result = run_report([model, *(compare or [])], samples, settings.generation, report, progress, **options)
     if output is not None:
@@ -131,7 +132,7 @@ def evaluate(
     if ablate:
         show_rows(
             run_ablations(
-                *load(model), samples, settings.generation, watch=partial(progress, description="ablating"), **options
+                *loaded(), samples, settings.generation, watch=partial(progress, description="ablating"), **options
             )
         )
 

@@ -4,7 +4,6 @@ Exit codes: 0 done, 1 the work failed in part or whole, 2 the command was used w
 """
 
 import json
-import sys
 from collections.abc import Callable, Iterable
 from functools import wraps
 from pathlib import Path
@@ -67,23 +66,7 @@ def writable(path: Path | None, option: str = "--output") -> None:
         path.unlink()
 
 
-def write(records: Iterable[dict[str, Any]], output: Path | None) -> int:
-    """Write records as they come, a line each, to a file or the terminal; → how many hold an error."""
-    failed = 0
-    sink = sys.stdout if output is None else output.open("w", encoding="utf-8")
-    try:
-        for record in records:
-            failed += "error" in record
-            print(_line(record, plain=output is None), file=sink, flush=True)
-    finally:
-        if output is not None:
-            sink.close()
-    return failed
-
-
-def _line(record: dict[str, Any], plain: bool) -> str:
-    """JSON for files; for the terminal, the image and what it shows."""
-    if not plain:
-        return json.dumps(record, ensure_ascii=False)
-    said = record.get("captions") or [record.get("caption", f"({record.get('error')})")]
-    return "\n".join(f"{record['image']}\t{text}" for text in said)
+def write(records: Iterable[dict[str, Any]], output: Path) -> None:
+    """Write records to a file, a line of JSON each."""
+    with output.open("w", encoding="utf-8") as file:
+        file.writelines(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
