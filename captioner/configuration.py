@@ -17,6 +17,11 @@ DECODER_CHOICES = {
     "positions": ("learned", "rotary"),
     "feed_forward": ("plain", "gated"),
 }
+FIRST_INPUTS = {  # modality → names of its tensor and its mask in a batch; further ones are called by their modality
+    "image": ("pixel_values", "image_mask"),
+    "context": ("context_input_ids", "context_attention_mask"),
+}
+TAKEN = (*FIRST_INPUTS, "captions", "id", "index", "epoch", "decoder", "decoder_attention", "context_attention")
 
 
 def _choose(name: str, value: Any, choices: tuple) -> None:
@@ -124,12 +129,18 @@ class CaptionerConfig(PreTrainedConfig):
             except `stem` (see `encoders.STEMS`), `norm_eps` (of a ViT's norms) and the processor's `mean`, `std`,
             `interpolation`, `crop_pct`, `crop_mode`. None: a captioner that only reads.
         context_encoder: a transformers config (or its dict with `model_type`). None: a captioner that only looks.
+        encoders: further modalities by name, each the dict of a transformers config (with `model_type`), or
+            `{"feature_size": D, …}` for features that are made already; see `further.py`.
+        max_images: the most images of one sample; with more than one, images learn which place they have.
+        context_window: `{"length": tokens, "overlap": tokens, …}`: longer contexts are read window by window; see
+            `windows.py`. None: a context is read at once.
         decoder: a `DecoderConfig` or its dict.
         conditioning: "concatenated" (one memory made of every modality) or "separate" (one cross-attention each).
         fusion: for "separate": "serial", "parallel", "hierarchical", "gated" or "joint".
         memory_width: D_m, of the encoders' states as the decoder attends to them; None: the decoder's width. Encoders
             of another width are projected.
-        modality_order: the order in which modalities are attended to (serial, gated) or stacked (the others).
+        modality_order: the order in which modalities are attended to (serial, gated) or stacked (the others); further
+            ones that it leaves out come last.
         bos_token_id, eos_token_id, pad_token_id, decoder_start_token_id: ids of the caption tokenizer; the start
             token falls back to `bos_token_id`.
 
@@ -142,6 +153,9 @@ class CaptionerConfig(PreTrainedConfig):
 
     image_encoder: dict | None = None
     context_encoder: dict | PreTrainedConfig | None = None
+    encoders: dict | None = None
+    max_images: int = 1
+    context_window: dict | None = None
     decoder: dict | PreTrainedConfig | None = None
     conditioning: str = "concatenated"
     fusion: str | None = None
@@ -163,7 +177,8 @@ class CaptionerConfig(PreTrainedConfig):
             self.fusion = "serial"
         if self.decoder_start_token_id is None:
             self.decoder_start_token_id = self.bos_token_id
-        self.modality_order = list(self.modality_order)
+        self.encoders = dict(self.encoders or {})
+        self.modality_order = [*self.modality_order, *(n for n in self.encoders if n not in self.modality_order)]
         self.tie_word_embeddings = self.decoder.tie_word_embeddings
         self._check()
         super().__post_init__(**kwargs)
@@ -171,21 +186,46 @@ class CaptionerConfig(PreTrainedConfig):
     def _check(self) -> None:
         _choose("conditioning", self.conditioning, tuple(FUSIONS))
         _choose(f"fusion (with conditioning={self.conditioning!r})", self.fusion, FUSIONS[self.conditioning])
-        given = {"image": self.image_encoder, "context": self.context_encoder}
+        given = self.shapes
         if not any(value is not None for value in given.values()):
-            raise ValueError("a captioner needs `image_encoder`, `context_encoder` or both, but has neither")
+            raise ValueError("a captioner needs one of `image_encoder`, `context_encoder` and `encoders`, but has none")
         if self.image_encoder is not None and "name" not in self.image_encoder:
             raise ValueError(
                 f"`image_encoder` must have the key 'name' (a timm model), but has {sorted(self.image_encoder)}"
             )
+        self._check_further()
         if sorted(self.modality_order) != sorted(given):
             raise ValueError(f"`modality_order` must list each of {sorted(given)} once, but is {self.modality_order}")
         unknown = sorted(set(self.decoder.ungated_modalities) - set(given))
         if unknown:
             raise ValueError(f"`decoder.ungated_modalities` must be among {sorted(given)}, but has {unknown}")
 
+    def _check_further(self) -> None:
+        for name, shape in self.encoders.items():
+            if not name.isidentifier() or name in TAKEN:
+                raise ValueError(
+                    f"`encoders` may have names like 'sound' (none of {', '.join(TAKEN)}), but has {name!r}"
+                )
+            if not isinstance(shape, dict) or len({"model_type", "feature_size"} & set(shape)) != 1:
+                raise ValueError(
+                    f"`encoders.{name}` must be a dict with 'model_type' (a transformers encoder) or 'feature_size' "
+                    f"(features that are made already), but is {shape!r}"
+                )
+        if self.max_images < 1:
+            raise ValueError(f"`max_images` must be at least 1, but is {self.max_images}")
+
+    @property
+    def shapes(self) -> dict[str, Any]:
+        """Modality → what its encoder looks like, None where there is none."""
+        return {"image": self.image_encoder, "context": self.context_encoder, **self.encoders}
+
     @property
     def modalities(self) -> list[str]:
         """The modalities that this captioner has an encoder for, in `modality_order`."""
-        given = {"image": self.image_encoder, "context": self.context_encoder}
-        return [name for name in self.modality_order if given[name] is not None]
+        shapes = self.shapes
+        return [name for name in self.modality_order if shapes[name] is not None]
+
+    @property
+    def inputs(self) -> dict[str, tuple[str, str]]:
+        """Modality → the names of its tensor and of its mask in a batch, also of image and context that it lacks."""
+        return FIRST_INPUTS | {name: (f"{name}_values", f"{name}_mask") for name in self.encoders}

@@ -464,7 +464,7 @@ def test_a_configuration_survives_json(tmp_path):
         ),
         (
             {"image_encoder": None, "context_encoder": None},
-            "a captioner needs `image_encoder`, `context_encoder` or both, but has neither",
+            "a captioner needs one of `image_encoder`, `context_encoder` and `encoders`, but has none",
         ),
     ],
 )
