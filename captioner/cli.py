@@ -114,7 +114,7 @@ def evaluate(
     quiet()
     split = split or settings.data.validation_split
     samples = load_split(settings.data, split)
-    options = {"batch_size": batch_size, "workers": num_workers, "split": split}
+    options = {"batch_size": batch_size, "workers": num_workers, "split": split, "task": settings.data.task}
     loaded = cache(lambda: load(model))
     if report is None:
         watch = partial(progress, description="captioning")

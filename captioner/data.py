@@ -63,7 +63,7 @@ def load_split(settings: DataSettings, split: str) -> Samples:
         DataError: anything missing, empty or malformed, in one line with the remedy.
     """
     if settings.source == "scenes":
-        from .scenes import load_scenes
+        from .scene_tasks import load_scenes
 
         return load_scenes(settings, split)
     name, where = split.partition("[")[0], f"split {split!r} of {settings.path}"

@@ -22,6 +22,12 @@ from .settings import GenerationSettings
 from .signature import signature
 
 
+SCORES = {  # task → the metrics of its captions
+    "captions": tuple(metrics.METRICS),
+    "translation": tuple(metrics.METRICS),
+    "questions": tuple(metrics.ANSWER_METRICS),
+}
+
 @dataclass
 class Evaluation:
     """Captions of a split in its order, and their scores.
@@ -129,6 +135,7 @@ def evaluate(
     workers: int = 0,
     accelerator: Accelerator | None = None,
     hidden: str | None = None,
+    task: str = "captions",
     split: str = "unnamed",
     borrowed: BorrowedMetrics | None = None,
     watch: Callable[[Iterable], Iterable] = iter,
@@ -140,6 +147,7 @@ def evaluate(
         samples: a split in the data schema.
         generation: the search.
         hidden: a modality to take away from every sample, or None.
+        task: what the captions are, a key of `SCORES`.
         split: its name, for the signature.
         borrowed: metrics beyond our own, or None.
         watch: wraps the batches, for a progress bar.
@@ -155,15 +163,15 @@ def evaluate(
     records = sorted(gather_object(records), key=lambda record: record["index"])
     scores: list[dict[str, float]] = [{}]
     if accelerator.is_main_process:
-        scores = [score_records(records) | (borrowed.scores(records) if borrowed is not None else {})]
-    return Evaluation(records, broadcast_object_list(scores)[0], signature(records, generation, split))
+        scores = [score_records(records, task) | (borrowed.scores(records) if borrowed is not None else {})]
+    return Evaluation(records, broadcast_object_list(scores)[0], signature(records, generation, split, task))
 
 
-def score_records(records: list[dict[str, Any]]) -> dict[str, float]:
-    """Score records that hold `caption` and `captions`."""
+def score_records(records: list[dict[str, Any]], task: str = "captions") -> dict[str, float]:
+    """Score records that hold `caption` and `captions` with the metrics of a task, and by exact match."""
     predictions = [record["caption"] for record in records]
     references = [record["captions"] for record in records]
-    return {**metrics.score(predictions, references), "exact_match": exact_match(predictions, references)}
+    return {**metrics.score(predictions, references, SCORES[task]), "exact_match": exact_match(predictions, references)}
 
 
 def exact_match(predictions: list[str], references: list[list[str]]) -> float:

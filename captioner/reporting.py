@@ -24,11 +24,17 @@ from .report import Column, Curve, Page, Row, Training, render
 from .settings import GenerationSettings
 
 CARDS = 24
-COLUMNS = {  # of the table, by the name of the score
+COLUMNS = {  # of the table, by the name of the score; a task has some of them
+    "vqa_accuracy": Column("scores", "VQA accuracy", share=True),
     "bleu_4": Column("scores", "BLEU-4", share=True),
     "rouge_l": Column("scores", "ROUGE-L", share=True),
     "exact_match": Column("scores", "exact match", share=True),
     "cider_d": Column("scores", "CIDEr-D", share=False),
+}
+CURVES = {
+    "loss": "training loss",
+    "cider_d": "CIDEr-D in validation",
+    "vqa_accuracy": "VQA accuracy in validation",
 }
 
 
@@ -91,7 +97,7 @@ def report(
         samples: a split in the data schema.
         page: the HTML file.
         watch: wraps batches, given what they are for.
-        options: `batch_size`, `workers` and `split`, as in `evaluate`.
+        options: `batch_size`, `workers`, `split` and `task`, as in `evaluate`.
 
     Returns:
         The first captioner's evaluation with everything.
@@ -115,16 +121,16 @@ def report(
 
 
 def _page(subjects: Sequence[Subject], samples: Any) -> Page:
-    shown = min(CARDS, len(samples))
+    shown, scored = min(CARDS, len(samples)), [name for name in COLUMNS if name in subjects[0].whole.scores]
     return Page(
         title="captioner evaluation",
         heading=f"{len(samples)} samples, *{len(subjects)} captioner{'s' if len(subjects) > 1 else ''}*",
         intro=["What each captioner says with everything it can be given, and with each modality alone."],
-        about="BLEU-4, ROUGE-L and exact match are fractions; CIDEr-D runs from 0 to 10. Exact match is the share of "
+        about="Scores are fractions, but CIDEr-D runs from 0 to 10. Exact match is the share of "
         "captions that equal one of their references.",
-        columns=list(COLUMNS.values()),
+        columns=[COLUMNS[name] for name in scored],
         rows=[
-            Row(subject.mode, given, [result.scores[name] for name in COLUMNS])
+            Row(subject.mode, given, [result.scores[name] for name in scored])
             for subject in subjects
             for given, result in subject.results.items()
         ],
@@ -153,7 +159,7 @@ def _training(names: Sequence[str]) -> Training | None:
     for name in names:
         log = Path(name).parent / "metrics.jsonl"
         logged = read_log(log) if Path(name).is_dir() and log.is_file() else []
-        for key, what in (("loss", "training loss"), ("cider_d", "CIDEr-D in validation")):
+        for key, what in CURVES.items():
             points = series(logged, key)
             curves += [Curve(f"{what}, {name}", points)] if points else []
     return Training("As the runs logged it.", curves) if curves else None

@@ -19,15 +19,13 @@ Deterministic: a scene is a function of (seed, split, level, index). Four pairs 
 split only.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import permutations, product
 from typing import Any
 
 import numpy as np
-
-from .settings import DataSettings
 
 SIDE = 64  # pixels of a scene
 COLOURS = {
@@ -67,7 +65,6 @@ NAMES = [
 ]
 SPLITS = {"train": 0, "validation": 1, "test": 2}
 HELD_OUT = (("red", "triangle"), ("green", "star"), ("blue", "circle"), ("purple", "square"))
-EVALUATION_SCENES = 250  # per level, in validation and in test
 
 
 @dataclass(frozen=True)
@@ -165,27 +162,31 @@ class Scene:
         subject, *others = self.things
         start = f"the {subject.words} {self.name} is"
         if not others:
-            return [f"{start} in the {_corner(subject)}"]
-        return [f"{start} {relation} the {others[0].words}" for relation in _relations(subject, others[0])]
+            return [f"{start} in the {corner(subject)}"]
+        return [f"{start} {relation} the {others[0].words}" for relation in relations(subject, others[0])]
 
     def picture(self) -> np.ndarray | None:
         """(SIDE, SIDE, 3) uint8; None on the level without pictures."""
-        if not self.things:
-            return None
-        rng = np.random.default_rng((*self.seed, 1))
-        canvas = _background(rng)
-        for thing in self.things:
-            window, cover = _cover(thing)
-            tint = np.array(COLOURS[thing.colour]) + rng.uniform(-14, 14, 3)
-            canvas[window] += cover[..., None] * (tint - canvas[window])
-        return np.clip(canvas, 0, 255).astype(np.uint8)
+        return draw(self.things, self.seed) if self.things else None
 
 
-def _corner(thing: Thing) -> str:
+def draw(things: tuple[Thing, ...], seed: tuple[int, ...]) -> np.ndarray:
+    """Things on a background that the seed chooses: (SIDE, SIDE, 3) uint8."""
+    rng = np.random.default_rng((*seed, 1))
+    canvas = _background(rng)
+    for thing in things:
+        window, cover = _cover(thing)
+        tint = np.array(COLOURS[thing.colour]) + rng.uniform(-14, 14, 3)
+        canvas[window] += cover[..., None] * (tint - canvas[window])
+    return np.clip(canvas, 0, 255).astype(np.uint8)
+
+
+def corner(thing: Thing) -> str:
+    """The quarter of the picture that a thing is in."""
     return f"{'upper' if thing.y < SIDE / 2 else 'lower'} {'left' if thing.x < SIDE / 2 else 'right'}"
 
 
-def _relations(a: Thing, b: Thing, least: float = 9.0) -> list[str]:
+def relations(a: Thing, b: Thing, least: float = 9.0) -> list[str]:
     """Where a is, seen from b; on a diagonal two relations are true, below `least` pixels none is claimed."""
     offsets = {"left of": b.x - a.x, "right of": a.x - b.x, "above": b.y - a.y, "below": a.y - b.y}
     return [relation for relation, offset in offsets.items() if offset >= least]
@@ -241,39 +242,41 @@ def make_scene(seed: int, split: str, level: int, index: int) -> Scene:
     shape = LEVELS[level]
     pairs = [pair for pair in PAIRS if split == "test" or pair not in HELD_OUT]
     count = int(rng.integers(shape.names[0], shape.names[1] + 1))
-    drawn = _of_different_shapes([pairs[i] for i in rng.permutation(len(pairs))])
+    drawn = of_different_shapes([pairs[i] for i in rng.permutation(len(pairs))])
     seen, absent = drawn[: shape.objects], drawn[shape.objects :]
     names = [NAMES[i] for i in rng.permutation(len(NAMES))[:count]]
     facts = [(name, *pair) for name, pair in zip(names, [*seen[:1], *absent], strict=False)]
     order = rng.permutation(count)
-    return Scene(level, _place(rng, seen), names[0], tuple(facts[i] for i in order), key)
+    return Scene(level, place_things(rng, seen), names[0], tuple(facts[i] for i in order), key)
 
 
-def _of_different_shapes(pairs: list[tuple[str, str]]) -> list[tuple[str, str]]:
+def of_different_shapes(pairs: list[tuple[str, str]]) -> list[tuple[str, str]]:
     """The first pair of each shape, in order."""
     return list({shape: (colour, shape) for colour, shape in reversed(pairs)}.values())[::-1]
 
 
-def _place(rng: np.random.Generator, pairs: list[tuple[str, str]]) -> tuple[Thing, ...]:
+def place_things(rng: np.random.Generator, pairs: list[tuple[str, str]]) -> tuple[Thing, ...]:
     """Give each pair a size and a place, apart from each other and, when alone, off the picture's middle lines."""
     while True:
-        things = tuple(_thing(rng, *pair) for pair in pairs)
+        things = tuple(make_thing(rng, *pair) for pair in pairs)
         if not things:
             return things
         if len(things) == 1 and min(abs(things[0].x - SIDE / 2), abs(things[0].y - SIDE / 2)) > 5:
             return things
-        if len(things) == 2 and _apart(*things) and _relations(*things):
+        if len(things) == 2 and apart(*things) and relations(*things):
             return things
 
 
-def _thing(rng: np.random.Generator, colour: str, shape: str) -> Thing:
+def make_thing(rng: np.random.Generator, colour: str, shape: str) -> Thing:
+    """A thing of any size anywhere in the picture."""
     size = ("small", "large")[rng.integers(2)]
     radius = rng.uniform(*SIZES[size])
     x, y = rng.uniform(radius + 1, SIDE - radius - 1, 2)
     return Thing(size, colour, shape, x, y, radius)
 
 
-def _apart(a: Thing, b: Thing) -> bool:
+def apart(a: Thing, b: Thing) -> bool:
+    """Whether two things leave a gap between them."""
     return max(abs(a.x - b.x), abs(a.y - b.y)) > a.radius + b.radius + 1
 
 
@@ -283,23 +286,27 @@ class Scenes:
     Levels take turns, so that every stretch of the split holds all of them.
     """
 
+    make: Callable[[int, str, int, int], Any] = staticmethod(make_scene)
+    known_levels: Mapping[int, Any] = LEVELS
+    vocabulary: Sequence[str] = VOCABULARY
+
     def __init__(self, split: str, levels: list[int], count: int, seed: int = 0):
-        unknown = [level for level in levels if level not in LEVELS]
-        if unknown or split not in SPLITS:
+        known = list(self.known_levels)
+        if split not in SPLITS or not set(levels) <= set(known):
             raise ValueError(
-                f"scenes have the splits {list(SPLITS)} and the levels {list(LEVELS)}, but {split!r} with {levels} "
+                f"scenes have the splits {list(SPLITS)} and the levels {known}, but {split!r} with {levels} "
                 "was asked for"
             )
         self.split, self.levels, self.count, self.seed = split, levels, count, seed
-        self.texts = [{"captions": list(VOCABULARY), "context": None}]  # what a tokenizer is trained on
+        self.texts = [{"captions": list(self.vocabulary), "context": None}]  # what a tokenizer is trained on
 
     def __len__(self) -> int:
         return self.count
 
-    def scene(self, index: int) -> Scene:
-        """The scene at `index`."""
+    def scene(self, index: int) -> Any:
+        """What `make` makes for `index`: it has `level`, `context`, `captions` and `picture()`."""
         turn, place = divmod(index, len(self.levels))
-        return make_scene(self.seed, self.split, self.levels[place], turn)
+        return self.make(self.seed, self.split, self.levels[place], turn)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         if not 0 <= index < self.count:
@@ -312,9 +319,3 @@ class Scenes:
             "id": f"{self.split}-{index}",
             "level": scene.level,
         }
-
-
-def load_scenes(settings: DataSettings, split: str) -> Scenes:
-    """The scenes that the settings ask for: `levels`, and `scenes` of them for training."""
-    count = settings.scenes if split == "train" else EVALUATION_SCENES * len(settings.levels)
-    return Scenes(split, settings.levels, min(count, settings.limit or count))

@@ -56,6 +56,7 @@ class DataSettings(Section):
     """Where samples come from and how they become tensors."""
 
     source: Literal["scenes", "datasets", "coco", "karpathy", "table", "flickr8k"] = "datasets"
+    task: Literal["captions", "questions", "translation"] = "captions"  # which scores; of scenes, which of them
     path: str | None = None  # folder, file or Hub repository
     annotations: dict[str, str] | str | None = None  # annotation file, or one per split
     train_split: str = "train"

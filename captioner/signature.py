@@ -11,14 +11,14 @@ from .settings import GenerationSettings, TrainingSettings
 LIBRARIES = ("captioner", "transformers", "torch")
 
 
-def signature(records: list[dict[str, Any]], generation: GenerationSettings, split: str) -> str:
+def signature(records: list[dict[str, Any]], generation: GenerationSettings, split: str, task: str = "captions") -> str:
     """Of an evaluation: tokenizer, references per image, split, samples, search (what is not default), versions."""
     counts = sorted({len(record["captions"]) for record in records})
     references = str(counts[0]) if len(counts) == 1 else f"{counts[0]}-{counts[-1]}"
     defaults = GenerationSettings().model_dump()
     search = {key: value for key, value in generation.model_dump().items() if value != defaults[key]}
     parts = {
-        "tok": "ptb",
+        "tok": "vqa" if task == "questions" else "ptb",
         "refs": references,
         "split": split,
         "samples": len(records),

@@ -87,6 +87,7 @@ class Keeper:
                 workers=options.dataloader_num_workers,
                 accelerator=self.accelerator,
                 split=self._split(limit),
+                task=self.settings.data.task,
                 borrowed=self.borrowed,
             )
             self.log.write(step, evaluation.scores, **self._signatures(evaluation))

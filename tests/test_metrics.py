@@ -12,6 +12,7 @@ from pycocoevalcap.cider.cider import Cider
 from pycocoevalcap.rouge.rouge import Rouge
 
 from captioner.metrics import (
+    ANSWER_METRICS,
     METRICS,
     CiderD,
     DocumentFrequencies,
@@ -258,7 +259,7 @@ def test_scorer_refuses_images_without_references_and_impossible_frequencies():
 
 def test_unknown_metrics_are_refused_with_the_list():
     for call in (lambda: path("meteor"), lambda: score(["a"], [["a"]], metrics=["meteor"])):
-        with pytest.raises(ValueError, match="must be one of bleu, rouge_l, cider_d, but is 'meteor'"):
+        with pytest.raises(ValueError, match="must be one of bleu, rouge_l, cider_d, vqa_accuracy, but is 'meteor'"):
             call()
 
 
@@ -277,7 +278,7 @@ def no_network(monkeypatch):
 
 
 @pytest.mark.usefixtures("no_network")
-@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("metric", METRICS | ANSWER_METRICS)
 def test_evaluate_loads_each_metric_offline_with_equal_scores(metric, tmp_path):
     import evaluate
 

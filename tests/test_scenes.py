@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from captioner.scenes import COLOURS, HELD_OUT, LEVELS, SHAPES, SIDE, VOCABULARY, Scenes, load_scenes, make_scene
+from captioner.scene_tasks import load_scenes
+from captioner.scenes import COLOURS, HELD_OUT, LEVELS, SHAPES, SIDE, VOCABULARY, Scenes, make_scene
 from captioner.settings import load_settings
 
 scenes = st.builds(

@@ -1,4 +1,4 @@
-"""BLEU, ROUGE-L and CIDEr-D of captions, equal to the COCO evaluation's numbers, without Java or network.
+"""BLEU, ROUGE-L and CIDEr-D of captions, as the COCO evaluation counts them, and VQA's accuracy of answers.
 
 `score` and `score_per_image` take raw captions; `CiderD` keeps its references for rewards. These are plain
 functions: `path` leads to the same metrics as modules for the `evaluate` library, which only those import.
@@ -7,14 +7,15 @@ functions: `path` leads to the same metrics as modules for the `evaluate` librar
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-from . import bleu, cider_d, rouge_l
+from . import bleu, cider_d, rouge_l, vqa_accuracy
 from .cider_d import CiderD, DocumentFrequencies
 from .inputs import check
 from .tokenizer import tokenize
 
-__all__ = ["METRICS", "CiderD", "DocumentFrequencies", "path", "score", "score_per_image", "tokenize"]
+__all__ = ["ANSWER_METRICS", "METRICS", "CiderD", "DocumentFrequencies", "path", "score", "score_per_image", "tokenize"]
 
 METRICS: dict[str, Callable] = {"bleu": bleu.bleu, "rouge_l": rouge_l.rouge_l, "cider_d": cider_d.cider_d}
+ANSWER_METRICS: dict[str, Callable] = {"vqa_accuracy": vqa_accuracy.vqa_accuracy}  # of texts as they are written
 
 
 def score(
@@ -25,11 +26,11 @@ def score(
     Args:
         predictions: a raw caption for each image.
         references: the raw reference captions of each image, at least one each.
-        metrics: which of "bleu", "rouge_l" and "cider_d".
+        metrics: which of "bleu", "rouge_l", "cider_d" and, for answers to questions, "vqa_accuracy".
 
     Returns:
-        "bleu_1" to "bleu_4" and "rouge_l" as fractions, "cider_d" from 0 to 10. CIDEr-D of a single image is
-        0, with a warning.
+        "bleu_1" to "bleu_4", "rouge_l" and "vqa_accuracy" as fractions, "cider_d" from 0 to 10. CIDEr-D of a single
+        image is 0, with a warning.
 
     Raises:
         ValueError: no images, unequal lengths, an image without references, a wrong type, an unknown metric.
@@ -66,11 +67,17 @@ def _measure(
     for name in names:
         _check_name(name)
     check(predictions, references)
+    written = predictions, references
+    tokenised = _tokenised(predictions, references) if any(name in METRICS for name in names) else written
+    return [METRICS[name](*tokenised) if name in METRICS else ANSWER_METRICS[name](*written) for name in names]
+
+
+def _tokenised(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> tuple[list[str], list[list[str]]]:
     captions = [tokenize(prediction) for prediction in predictions]
-    others = [[tokenize(reference) for reference in image] for image in references]
-    return [METRICS[name](captions, others) for name in names]
+    return captions, [[tokenize(reference) for reference in image] for image in references]
 
 
 def _check_name(metric: str) -> None:
-    if metric not in METRICS:
-        raise ValueError(f"a metric must be one of {', '.join(METRICS)}, but is {metric!r}")
+    known = METRICS | ANSWER_METRICS
+    if metric not in known:
+        raise ValueError(f"a metric must be one of {', '.join(known)}, but is {metric!r}")

@@ -1,0 +1,15 @@
+"""Which generated scenes a run asked for: captions, questions and their answers, or translations."""
+
+from .scene_questions import SceneQuestions
+from .scene_translations import SceneTranslations
+from .scenes import Scenes
+from .settings import DataSettings
+
+SCENE_TASKS = {"captions": Scenes, "questions": SceneQuestions, "translation": SceneTranslations}
+EVALUATION_SCENES = 250  # per level, in validation and in test
+
+
+def load_scenes(settings: DataSettings, split: str) -> Scenes:
+    """The scenes that the settings ask for: `task`, `levels`, and `scenes` of them for training."""
+    count = settings.scenes if split == "train" else EVALUATION_SCENES * len(settings.levels)
+    return SCENE_TASKS[settings.task](split, settings.levels, min(count, settings.limit or count))
