@@ -7,6 +7,8 @@ from typing import Any
 
 from transformers import AutoConfig, PreTrainedConfig
 
+from .memory_options import attention_options, check_memory
+
 FUSIONS = {
     "concatenated": (None,),
     "separate": ("serial", "parallel", "hierarchical", "gated", "joint"),
@@ -17,11 +19,16 @@ DECODER_CHOICES = {
     "positions": ("learned", "rotary"),
     "feed_forward": ("plain", "gated"),
 }
-FIRST_INPUTS = {  # modality → names of its tensor and its mask in a batch; further ones are called by their modality
+FIRST_INPUTS = {  # modality → names of its tensor and its mask in a batch
     "image": ("pixel_values", "image_mask"),
     "context": ("context_input_ids", "context_attention_mask"),
 }
 TAKEN = (*FIRST_INPUTS, "captions", "id", "index", "epoch", "decoder", "decoder_attention", "context_attention")
+
+
+def input_names(modality: str) -> tuple[str, str]:
+    """The names of a modality's tensor and of its mask in a batch."""
+    return FIRST_INPUTS.get(modality) or (f"{modality}_values", f"{modality}_mask")
 
 
 def _choose(name: str, value: Any, choices: tuple) -> None:
@@ -60,6 +67,7 @@ class DecoderConfig(PreTrainedConfig):
         embedding_std: standard deviation of new token and position embeddings; a small captioner trained from
             scratch learns to look names up in its context far sooner at 0.5 than at 0.02.
         ungated_modalities: with fusion "gated", the modalities that have no gate (those trained without one).
+        memory_attention: modality → kind and options of its cross-attention; `CaptionerConfig` fills it from `memory`.
     """
 
     model_type = "captioner_decoder"
@@ -91,6 +99,7 @@ class DecoderConfig(PreTrainedConfig):
     initializer_range: float = 0.02
     embedding_std: float = 0.02
     ungated_modalities: list | tuple = ()
+    memory_attention: dict | None = None
     tie_word_embeddings: bool = True
 
     def __post_init__(self, **kwargs: Any):
@@ -98,6 +107,7 @@ class DecoderConfig(PreTrainedConfig):
             _choose(f"decoder.{name}", getattr(self, name), choices)
         self._fill_heads()
         self.ungated_modalities = list(self.ungated_modalities)
+        self.memory_attention = dict(self.memory_attention or {})
         if self.intermediate_size is None:
             self.intermediate_size = 4 * self.hidden_size
         super().__post_init__(**kwargs)
@@ -134,6 +144,9 @@ class CaptionerConfig(PreTrainedConfig):
         max_images: the most images of one sample; with more than one, images learn which place they have.
         context_window: `{"length": tokens, "overlap": tokens, …}`: longer contexts are read window by window; see
             `windows.py`. None: a context is read at once.
+        memory: modality → how a long memory is made short, or attended to at less cost: `pool` (p: patches of an image
+            averaged p × p), `resampler` (`{"latents": R, "layers": n, "heads": h}`: R learned queries read it),
+            `attention` ("softmax", "linear", or "topk" with `block_size` and `blocks`); see `memory_options.py`.
         decoder: a `DecoderConfig` or its dict.
         conditioning: "concatenated" (one memory made of every modality) or "separate" (one cross-attention each).
         fusion: for "separate": "serial", "parallel", "hierarchical", "gated" or "joint".
@@ -156,6 +169,7 @@ class CaptionerConfig(PreTrainedConfig):
     encoders: dict | None = None
     max_images: int = 1
     context_window: dict | None = None
+    memory: dict | None = None
     decoder: dict | PreTrainedConfig | None = None
     conditioning: str = "concatenated"
     fusion: str | None = None
@@ -180,7 +194,9 @@ class CaptionerConfig(PreTrainedConfig):
         self.encoders = dict(self.encoders or {})
         self.modality_order = [*self.modality_order, *(n for n in self.encoders if n not in self.modality_order)]
         self.tie_word_embeddings = self.decoder.tie_word_embeddings
+        self.memory = dict(self.memory or {})
         self._check()
+        self.decoder.memory_attention = {name: attention_options(own) for name, own in self.memory.items()}
         super().__post_init__(**kwargs)
 
     def _check(self) -> None:
@@ -196,6 +212,8 @@ class CaptionerConfig(PreTrainedConfig):
         self._check_further()
         if sorted(self.modality_order) != sorted(given):
             raise ValueError(f"`modality_order` must list each of {sorted(given)} once, but is {self.modality_order}")
+        mode = self.fusion or self.conditioning
+        check_memory(self.memory, self.modalities, mode, one_softmax=mode in ("concatenated", "joint"))
         unknown = sorted(set(self.decoder.ungated_modalities) - set(given))
         if unknown:
             raise ValueError(f"`decoder.ungated_modalities` must be among {sorted(given)}, but has {unknown}")
@@ -228,4 +246,4 @@ class CaptionerConfig(PreTrainedConfig):
     @property
     def inputs(self) -> dict[str, tuple[str, str]]:
         """Modality → the names of its tensor and of its mask in a batch, also of image and context that it lacks."""
-        return FIRST_INPUTS | {name: (f"{name}_values", f"{name}_mask") for name in self.encoders}
+        return {name: input_names(name) for name in self.shapes}

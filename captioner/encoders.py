@@ -14,8 +14,13 @@ from torch import Tensor, nn
 from transformers import AutoModel, AutoModelForTextEncoding, PreTrainedConfig
 from transformers import initialization as init
 
-from .configuration import CaptionerConfig
+from .configuration import CaptionerConfig, input_names
+from .further import further_encoder
+from .grids import nearest_grid
 from .memory import Memory
+from .memory_options import RESAMPLER
+from .reduction import Pool, Resampler
+from .windows import Windows
 
 PROCESSOR_KEYS = ("mean", "std", "interpolation", "crop_pct", "crop_mode")
 
@@ -99,6 +104,11 @@ class ImageEncoder(nn.Module):
         self.backbone = build_backbone(image_encoder)
         self.width = self.backbone.num_features
 
+    @property
+    def prefix(self) -> int:
+        """Tokens before the patches (class, registers) in what the backbone gives."""
+        return getattr(self.backbone, "num_prefix_tokens", 0)
+
     def forward(self, pixel_values: Tensor) -> Tensor:
         """(B, 3, H, W) → (B, S, D_image): prefix tokens and patches of a ViT, the cells of a feature map.
 
@@ -129,10 +139,11 @@ def text_encoder_class(config: PreTrainedConfig) -> type:
 
 
 class ContextEncoder(nn.Module):
-    """A transformers text encoder (of an encoder-decoder, its encoder)."""
+    """A transformers text encoder (of an encoder-decoder, its encoder); with `windows`, of texts of any length."""
 
-    def __init__(self, config: PreTrainedConfig):
+    def __init__(self, config: PreTrainedConfig, windows: Windows | None = None):
         super().__init__()
+        self.windows = windows
         self.model = text_encoder_class(config).from_config(config)
         if getattr(self.model, "pooler", None) is not None:
             self.model.pooler = None
@@ -145,8 +156,12 @@ class ContextEncoder(nn.Module):
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """(B, L) ids and mask → (B, L, D_context); states of padding are 0, also where all of a row is padding."""
-        states = self.model(input_ids=input_ids, attention_mask=attention_mask.long()).last_hidden_state
-        return states.masked_fill(~attention_mask.bool()[:, :, None], 0.0)
+        if self.windows is not None and (attention_mask.sum(dim=1) > self.windows.length).any():
+            return self.windows.encode(self._read, input_ids, attention_mask)
+        return self._read(input_ids, attention_mask).masked_fill(~attention_mask.bool()[:, :, None], 0.0)
+
+    def _read(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        return self.model(input_ids=input_ids, attention_mask=attention_mask.long()).last_hidden_state
 
 
 class Encoders(nn.Module):
@@ -158,17 +173,41 @@ class Encoders(nn.Module):
         super().__init__()
         self.order = config.modalities
         self.image = ImageEncoder(config.image_encoder) if config.image_encoder is not None else None
-        self.context = ContextEncoder(config.context_encoder) if config.context_encoder is not None else None
-        width = config.memory_width or config.decoder.hidden_size
-        parts = {name: getattr(self, name) for name in self.order}
+        windows = Windows(**config.context_window) if config.context_window else None
+        self.context = ContextEncoder(config.context_encoder, windows) if config.context_encoder is not None else None
+        self.further = nn.ModuleDict({name: further_encoder(name, shape) for name, shape in config.encoders.items()})
+        width, parts = config.memory_width or config.decoder.hidden_size, self.parts
         self.projections = nn.ModuleDict(
             {
                 name: nn.Identity() if part.width == width else nn.Linear(part.width, width)
                 for name, part in parts.items()
             }
         )
+        pool = config.memory.get("image", {}).get("pool", 1)
+        self.pool = Pool(pool) if pool > 1 else None
+        self.resamplers = nn.ModuleDict(
+            {
+                name: Resampler(width, **RESAMPLER | config.memory[name]["resampler"])
+                for name in self.order
+                if "resampler" in config.memory.get(name, {})
+            }
+        )
+        several = self.image is not None and config.max_images > 1
+        self.image_places = nn.Embedding(config.max_images, width) if several else None
         self.widths = dict.fromkeys(self.order, width)
-        self.all_tied_weights_keys = {} if self.context is None else _below("context", self.context)
+        self.all_tied_weights_keys = {
+            key: source for name, part in parts.items() for key, source in _below(self.path(name), part).items()
+        }
+
+    @property
+    def parts(self) -> dict[str, nn.Module]:
+        """Modality → its encoder, in the configured order."""
+        return {name: self.get_submodule(self.path(name)) for name in self.order}
+
+    @staticmethod
+    def path(modality: str) -> str:
+        """Where the encoder of a modality is kept."""
+        return modality if modality in READERS else f"further.{modality}"
 
     def forward(
         self,
@@ -176,45 +215,79 @@ class Encoders(nn.Module):
         image_mask: Tensor | None = None,
         context_input_ids: Tensor | None = None,
         context_attention_mask: Tensor | None = None,
-        **unused: Any,
+        **further: Any,
     ) -> Memory:
         """Encode what is given; a modality that is not given is missing from the `Memory`.
 
         Args:
-            pixel_values: (B, 3, H, W).
-            image_mask: (B,), False where a sample has no image; None when all have one.
+            pixel_values: (B, 3, H, W); or (B, I, 3, H, W) for up to I images of a sample.
+            image_mask: (B,) or (B, I), False where there is no image; None when all are there.
             context_input_ids: (B, L).
             context_attention_mask: (B, L), False or 0 at padding and throughout for a sample without context.
-            unused: `output_attentions` and the like, which `generate` hands to every encoder.
+            further: of each further modality, `NAME_values` (B, S, …) and `NAME_mask`, (B, S) or (B,); also
+                `output_attentions` and the like, which `generate` hands to every encoder.
+
+        Returns:
+            States of the images of a sample one after the other, I times those of one.
 
         Raises:
             ValueError: nothing to encode, or a modality that this captioner has no encoder for.
         """
-        given = {"image": pixel_values, "context": context_input_ids}
-        self._check(given)
-        states, masks = {}, {}
-        if pixel_values is not None:
-            states["image"] = self._look(pixel_values, image_mask)
-            masks["image"] = _rows(image_mask, states["image"])
-        if context_input_ids is not None:
-            mask = torch.ones_like(context_input_ids) if context_attention_mask is None else context_attention_mask
-            states["context"] = self.projections["context"](self.context(context_input_ids, mask))
-            masks["context"] = mask.bool()
-        present = [name for name in self.order if name in states]
-        return Memory(states={n: states[n] for n in present}, masks={n: masks[n] for n in present})
+        given = {"image": (pixel_values, image_mask), "context": (context_input_ids, context_attention_mask)}
+        for name in self.further:
+            given[name] = tuple(further.get(key) for key in input_names(name))
+        self._check({name: values for name, (values, _) in given.items()})
+        encoded = {}
+        for name in self.order:
+            values, mask = given[name]
+            if values is not None:
+                encoded[name] = READERS.get(name, Encoders._take)(self, values, mask, name)
+                if name in self.resamplers:
+                    encoded[name] = self.resamplers[name](*encoded[name])
+        return Memory(
+            states={name: states for name, (states, _) in encoded.items()},
+            masks={name: mask for name, (_, mask) in encoded.items()},
+        )
 
-    def _look(self, pixel_values: Tensor, image_mask: Tensor | None) -> Tensor:
-        """(B, 3, H, W) → (B, S, D); samples without an image cost nothing.
+    def _look(self, pixel_values: Tensor, image_mask: Tensor | None, name: str) -> tuple[Tensor, Tensor]:
+        """(B, 3, H, W) or (B, I, 3, H, W) → (B, I·S, D) and (B, I·S)."""
+        samples, images = len(pixel_values), pixel_values.shape[1] if pixel_values.ndim == 5 else 1
+        most = 1 if self.image_places is None else self.image_places.num_embeddings
+        if images > most:
+            raise ValueError(f"a sample has {images} images, but `max_images` is {most}; raise it or leave some out")
+        pixels = pixel_values.flatten(0, 1) if pixel_values.ndim == 5 else pixel_values
+        mask = None if image_mask is None else image_mask.bool().view(samples, -1).expand(-1, images).flatten()
+        if mask is None:
+            states = self._see(pixels)
+        else:
+            there = _there(mask, pixels.device)
+            states = _put(there, self._see(pixels[there]))
+        mask = _rows(mask, states)
+        if self.image_places is not None:
+            states = states.unflatten(0, (samples, images)) + self.image_places.weight[:images, None]
+        return states.reshape(samples, -1, states.shape[-1]), mask.reshape(samples, -1)
 
-        Where all lack one, the first is looked at all the same: its states give the shape, and every process of a
-        distributed run uses the same parameters.
-        """
-        if image_mask is None:
-            return self.projections["image"](self.image(pixel_values))
-        there = image_mask.bool() if image_mask.any() else torch.arange(len(image_mask)) == 0
-        there = there.to(pixel_values.device)
-        seen = self.projections["image"](self.image(pixel_values[there]))
-        return seen.new_zeros(len(there), *seen.shape[1:]).index_put((there,), seen)
+    def _see(self, pixels: Tensor) -> Tensor:
+        """Images one by one, (R, 3, H, W) → (R, S, D)."""
+        states = self.projections["image"](self.image(pixels))
+        if self.pool is None:
+            return states
+        height, width = pixels.shape[-2:] if pixels.ndim == 4 else (1, 1)
+        return self.pool(states, nearest_grid(self.image.prefix, states.shape[1], height, width))
+
+    def _read(self, ids: Tensor, mask: Tensor | None, name: str) -> tuple[Tensor, Tensor]:
+        """(B, L) ids → (B, L, D) and (B, L)."""
+        mask = torch.ones_like(ids) if mask is None else mask
+        return self.projections[name](self.context(ids, mask)), mask.bool()
+
+    def _take(self, values: Tensor, mask: Tensor | None, name: str) -> tuple[Tensor, Tensor]:
+        """Any further modality: (B, …) → (B, S, D) and (B, S)."""
+        if mask is None:
+            mask = torch.ones(len(values), dtype=torch.bool, device=values.device)
+        mask = mask.bool().view(len(values), -1).expand(values.shape[:2])
+        there = _there(mask.any(dim=1), values.device)
+        states, seen = self.further[name](values[there], mask[there])
+        return _put(there, self.projections[name](states)), _put(there, seen)
 
     def _check(self, given: dict[str, Tensor | None]) -> None:
         present = [name for name, value in given.items() if value is not None]
@@ -222,7 +295,26 @@ class Encoders(nn.Module):
         if foreign:
             raise ValueError(f"this captioner has no encoder for {foreign}; it takes {self.order}")
         if not present:
-            raise ValueError("nothing to caption: give `pixel_values`, `context_input_ids` or both")
+            names = ", ".join(f"`{input_names(name)[0]}`" for name in self.order)
+            raise ValueError(f"nothing to caption: give at least one of {names}")
+
+
+READERS = {"image": Encoders._look, "context": Encoders._read}  # every other modality is taken by `_take`
+
+
+def _there(mask: Tensor, device: torch.device) -> Tensor:
+    """The rows (B,) to encode: a sample that lacks a modality costs nothing.
+
+    Where all lack it, the first is encoded all the same: its states give the shape, and every process of a distributed
+    run uses the same parameters.
+    """
+    there = mask if mask.any() else torch.arange(len(mask)) == 0
+    return there.to(device)
+
+
+def _put(there: Tensor, rows: Tensor) -> Tensor:
+    """Rows back to their places in the batch, zeros in the others."""
+    return rows.new_zeros(len(there), *rows.shape[1:]).index_put((there,), rows)
 
 
 def _rows(mask: Tensor | None, states: Tensor) -> Tensor:
@@ -233,4 +325,5 @@ def _rows(mask: Tensor | None, states: Tensor) -> Tensor:
 
 def _below(name: str, part: nn.Module) -> dict[str, str]:
     """A part's tied weights under its name here: transformers gathers them from direct children only."""
-    return {f"{name}.{target}": f"{name}.{source}" for target, source in part.all_tied_weights_keys.items()}
+    tied = getattr(part, "all_tied_weights_keys", {})
+    return {f"{name}.{target}": f"{name}.{source}" for target, source in tied.items()}

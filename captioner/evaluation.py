@@ -14,19 +14,20 @@ from torch.utils.data import DataLoader, Subset
 
 from . import metrics
 from .borrowed_metrics import BorrowedMetrics
+from .configuration import input_names
 from .data import CaptionDataset, Collator
 from .decoding import SearchError, SearchOptions, search
-from .model import ENCODER_INPUTS, Captioner
+from .model import Captioner
 from .processor import CaptionerProcessor
 from .settings import GenerationSettings
 from .signature import signature
-
 
 SCORES = {  # task → the metrics of its captions
     "captions": tuple(metrics.METRICS),
     "translation": tuple(metrics.METRICS),
     "questions": tuple(metrics.ANSWER_METRICS),
 }
+
 
 @dataclass
 class Evaluation:
@@ -73,14 +74,12 @@ def _spellings(word: str, processor: CaptionerProcessor) -> list[list[int]]:
 
 def hide(batch: dict[str, Any], modality: str) -> dict[str, Any]:
     """The same batch with one modality absent in every sample."""
-    if modality == "image" and "pixel_values" in batch:
-        pixels = batch["pixel_values"]
-        mask = torch.zeros(pixels.shape[0], dtype=torch.bool, device=pixels.device)
-        return {**batch, "pixel_values": torch.zeros_like(pixels), "image_mask": mask}
-    if modality == "context" and "context_input_ids" in batch:
-        nothing = torch.zeros_like(batch["context_attention_mask"])
-        return {**batch, "context_attention_mask": nothing}
-    raise ValueError(f"cannot hide {modality!r}: this batch has {sorted(batch)}")
+    values, mask = input_names(modality)
+    if values not in batch:
+        raise ValueError(f"cannot hide {modality!r}: this batch has {sorted(batch)}")
+    shape = batch[mask].shape if mask in batch else batch[values].shape[:1]
+    nothing = torch.zeros(shape, dtype=torch.bool, device=batch[values].device)
+    return {**batch, values: torch.zeros_like(batch[values]), mask: nothing}
 
 
 @torch.inference_mode()
@@ -96,7 +95,7 @@ def caption_batches(
     options, records = search_options(generation, model, processor), []
     for batch in batches:
         samples = batch.pop("samples")
-        batch = {name: value.to(model.device) for name, value in batch.items() if name in ENCODER_INPUTS}
+        batch = {name: value.to(model.device) for name, value in batch.items() if name in model.encoder_inputs}
         if hidden is not None:
             batch = hide(batch, hidden)
         found = search(model, model.encode(**batch), options, seeds=[sample["index"] for sample in samples])
@@ -135,8 +134,8 @@ def evaluate(
     workers: int = 0,
     accelerator: Accelerator | None = None,
     hidden: str | None = None,
-    task: str = "captions",
     split: str = "unnamed",
+    task: str = "captions",
     borrowed: BorrowedMetrics | None = None,
     watch: Callable[[Iterable], Iterable] = iter,
 ) -> Evaluation:
@@ -147,8 +146,8 @@ def evaluate(
         samples: a split in the data schema.
         generation: the search.
         hidden: a modality to take away from every sample, or None.
-        task: what the captions are, a key of `SCORES`.
         split: its name, for the signature.
+        task: what the captions are, a key of `SCORES`.
         borrowed: metrics beyond our own, or None.
         watch: wraps the batches, for a progress bar.
 

@@ -16,7 +16,6 @@ from accelerate.utils.memory import should_reduce_batch_size
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .model import ENCODER_INPUTS
 from .progress import say
 from .settings import SettingsError
 
@@ -125,4 +124,5 @@ def split(batch: Batch, parts: int) -> Iterator[Batch]:
 
 
 def _images(batch: Batch) -> int:
-    return len(next(batch[name] for name in ENCODER_INPUTS if name in batch))
+    """B; captions may be several times as many."""
+    return min(map(len, batch.values()))

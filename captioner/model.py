@@ -18,8 +18,6 @@ from .decoder import Decoder
 from .encoders import Encoders
 from .memory import Memory, SharedMemoryCache
 
-ENCODER_INPUTS = ("pixel_values", "image_mask", "context_input_ids", "context_attention_mask")
-
 
 class Captioner(PreTrainedModel, GenerationMixin):
     """An image captioner that looks and reads."""
@@ -94,18 +92,28 @@ class Captioner(PreTrainedModel, GenerationMixin):
         """Replace the vocabulary head."""
         self.lm_head = value
 
+    @property
+    def encoder_inputs(self) -> tuple[str, ...]:
+        """What of a batch is for the encoders; image and context also where this captioner lacks them."""
+        return tuple(name for pair in self.config.inputs.values() for name in pair)
+
     def encode(
         self,
         pixel_values: Tensor | None = None,
         image_mask: Tensor | None = None,
         context_input_ids: Tensor | None = None,
         context_attention_mask: Tensor | None = None,
+        **further: Tensor | None,
     ) -> Memory:
-        """Look and read: pixels (B, 3, H, W) and context ids (B, L), either may be missing → `Memory` of B rows.
+        """Look, read and more: pixels (B, 3, H, W) or (B, I, 3, H, W), context ids (B, L), … → `Memory` of B rows.
 
-        `image_mask` (B,) and `context_attention_mask` (B, L) say which samples lack an image or a context.
+        `image_mask` (B,) or (B, I) and `context_attention_mask` (B, L) say what is there. A further modality has
+        `NAME_values` (B, S, …) and `NAME_mask` (B, S).
         """
-        return self.encoder(pixel_values, image_mask, context_input_ids, context_attention_mask)
+        unknown = sorted(set(further) - set(self.encoder_inputs))
+        if unknown:
+            raise TypeError(f"the encoders take {', '.join(self.encoder_inputs)}, but not {', '.join(unknown)}")
+        return self.encoder(pixel_values, image_mask, context_input_ids, context_attention_mask, **further)
 
     def decode(
         self,
@@ -136,6 +144,7 @@ class Captioner(PreTrainedModel, GenerationMixin):
         use_cache: bool | None = None,
         logits_to_keep: int = 0,
         return_dict: bool | None = None,
+        **further: Tensor | None,
     ) -> Seq2SeqLMOutput | tuple:
         """Encode, then decode; with labels (N, T), the mean cross-entropy over the supervised tokens.
 
@@ -143,10 +152,11 @@ class Captioner(PreTrainedModel, GenerationMixin):
             decoder_input_ids: (N, T), N = B·G, the G captions of an image adjacent; made from `labels` if missing.
             labels: (N, T), the token that should follow each input token, −100 where nothing is supervised.
             encoder_outputs: a ready `Memory`; the encoders are then not run.
+            further: tensors and masks of further modalities, as of `encode`.
         """
         memory = encoder_outputs
         if memory is None:
-            memory = self.encode(pixel_values, image_mask, context_input_ids, context_attention_mask)
+            memory = self.encode(pixel_values, image_mask, context_input_ids, context_attention_mask, **further)
         if decoder_input_ids is None:
             decoder_input_ids = self._shift_right(labels)
         output = self.decode(decoder_input_ids, memory, decoder_attention_mask, cache, bool(use_cache), logits_to_keep)
@@ -193,7 +203,7 @@ class Captioner(PreTrainedModel, GenerationMixin):
 
         The encoders run once per sample before the search starts, so that a captioner can also read without looking.
         """
-        given = {name: kwargs.pop(name, None) for name in ENCODER_INPUTS}
+        given = {name: kwargs.pop(name, None) for name in self.encoder_inputs}
         if inputs is not None:
             given["pixel_values"] = inputs
         if kwargs.get("encoder_outputs") is None:

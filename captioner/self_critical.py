@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from .decoding import SearchOptions, search
 from .memory import Memory
 from .metrics import CiderD, DocumentFrequencies, tokenize
-from .model import ENCODER_INPUTS, Captioner
+from .model import Captioner
 from .processor import CaptionerProcessor
 from .settings import SelfCriticalSettings
 
@@ -106,7 +106,7 @@ class SelfCritical:
         """Encoder inputs of B images and their `samples` → the same inputs, `labels` (N, T), `advantages` (N,)."""
         self.model.eval()
         samples = batch["samples"]
-        inputs = {name: value for name, value in batch.items() if name in ENCODER_INPUTS}
+        inputs = {name: value for name, value in batch.items() if name in self.model.encoder_inputs}
         with torch.no_grad():
             memory = self.model.encode(**inputs)
         ids, rewards = self._try(memory, samples, self.sampling)
@@ -130,7 +130,7 @@ class SelfCritical:
 
     def loss(self, model: nn.Module, batch: dict[str, Any]) -> Tensor:
         """What `prepare` made → the sum over tokens of advantage times negative log-probability."""
-        inputs = {name: value for name, value in batch.items() if name in ENCODER_INPUTS}
+        inputs = {name: value for name, value in batch.items() if name in self.model.encoder_inputs}
         start = self.model.config.decoder_start_token_id
         tokens = F.pad(batch["labels"], (1, -1), value=start)
         filler = self.processor.pad_token_id

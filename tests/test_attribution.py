@@ -10,7 +10,6 @@ from captioner.attention import MODES
 from captioner.attribution import METHODS, AttributionError, attribute, group_words, image_grid
 from captioner.encoders import ImageEncoder
 from captioner.images import ImageSettings, two_sides
-from captioner.model import ENCODER_INPUTS
 from captioner.processor import CaptionerProcessor
 from captioner.recording import READERS, record, rollout
 from captioner.vocabulary import train_tokenizer
@@ -213,7 +212,7 @@ def test_saliency_is_the_gradient_of_each_words_log_probability(mode, processor)
     model = tiny_captioner(*mode)
     batch = processor(images=[photo()], context=["anna sees the star"], captions=["the red circle"])
     found = attribute(model, processor, "the red circle", photo(), "anna sees the star").saliency
-    memory = model.encode(**{name: batch[name] for name in ENCODER_INPUTS if name in batch})
+    memory = model.encode(**{name: batch[name] for name in model.encoder_inputs if name in batch})
     states = memory.states
     logits = model.decode(batch["decoder_input_ids"], memory).logits.log_softmax(-1)
     for word, token in enumerate(batch["labels"][0, :3]):
