@@ -14,7 +14,6 @@ from typing import Any
 
 import torch
 from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
-from torch.utils.data import DataLoader
 
 from .contexts import Context
 from .decoding import search
@@ -22,8 +21,9 @@ from .evaluation import search_options
 from .inputs import Item, find_inputs
 from .model import Captioner
 from .processor import CaptionerProcessor
-from .reading import MAX_PIXELS, Reader, Reading, start_worker
+from .reading import MAX_PIXELS, Reader, Reading
 from .settings import GenerationSettings
+from .workers import read_ahead
 
 logger = logging.getLogger(__name__)
 
@@ -83,15 +83,9 @@ class Captioning:
             An item without its image, and its record: `image` (the name), then `caption` (and `captions` where
             several were asked for, `score` or `scores`, `context` where each image has its own), or `error`.
         """
-        loader = DataLoader(
-            Reader(self.processor.image_settings, self.context, self.max_pixels),
-            batch_sampler=_batches(items, self.batch_size),
-            num_workers=self.workers,
-            collate_fn=list,
-            worker_init_fn=start_worker,
-        )
+        reader = Reader(self.processor.image_settings, self.context, self.max_pixels)
+        readings = read_ahead(reader, _batches(items, self.batch_size), self.workers)
         varies = bool(self.context and self.context.varies)
-        readings = iter(loader)
         while not stop() and (window := self._next(readings, WINDOW if varies else 1)):
             results = self._caption([reading for reading in window if reading.error is None])
             for reading in window:
