@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from transformers import EncoderDecoderCache
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from .attention_kinds import KINDS
 from .configuration import DecoderConfig
 from .memory import Memory
 from .residual import PreNorm, residual
@@ -115,19 +116,30 @@ class CrossAttention(Attention):
     projection a bias, whatever self-attention has.
     """
 
-    def __init__(self, config: DecoderConfig, memory_width: int, entry: int):
+    def __init__(self, config: DecoderConfig, memory_width: int, entry: int, modality: str | None = None):
         super().__init__(config, memory_width, config.num_heads)
         self.entry = entry
+        options = dict(config.memory_attention.get(modality, {"kind": "softmax"}))
+        self.kind = KINDS[options.pop("kind")](self.head_width**-0.5, **options)
 
     def forward(self, x: Tensor, states: Tensor, mask: Tensor, cache: EncoderDecoderCache | None) -> Tensor:
         """x (N, T, D), states (B, S, D_m), mask (B, S) → (N, T, D); rows with nothing to attend to are exactly 0."""
-        keys, values = cached(cache, self.entry, lambda: self.keys_and_values(states))
+        held = cached(cache, self.entry, lambda: self.kind.hold(*self.keys_and_values(states), mask))
         folded = x.reshape(mask.shape[0], -1, x.shape[-1])  # (B, G·T, D)
-        attended = self.attend_memory(self.heads(self.query(folded)), keys, values, mask)
+        attended = self.kind.attend(self.queries(folded), held, mask, self.dense)
         return silence(self.output(attended.flatten(2)), mask).reshape(x.shape)
 
-    def attend_memory(self, query: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> Tensor:
-        """Attend with a mask over the memory only: query (B, H, G·T, ·), mask (B, S) → (B, G·T, H, ·)."""
+    def queries(self, x: Tensor) -> Tensor:
+        """(B, G·T, D) → (B, H, G·T, ·), as they meet keys."""
+        return self.kind.features(self.heads(self.query(x)))
+
+    def keys_and_values(self, states: Tensor) -> tuple[Tensor, Tensor]:
+        """States (B, S, D_m) → keys, as they meet queries, and values: (B, H, S, ·)."""
+        keys, values = super().keys_and_values(states)
+        return self.kind.features(keys), values
+
+    def dense(self, query: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> Tensor:
+        """Softmax with a mask over the memory only: query (B, H, G·T, ·), mask (B, S) → (B, G·T, H, ·)."""
         backend, form = CROSS_BACKENDS.get(self.config._attn_implementation, CROSS_BACKENDS["sdpa"])
         return self.attend(backend, query, keys, values, form(mask[:, None, None, :], query))
 
@@ -135,7 +147,7 @@ class CrossAttention(Attention):
 def cached(
     cache: EncoderDecoderCache | None, entry: int, project: Callable[[], tuple[Tensor, Tensor]]
 ) -> tuple[Tensor, Tensor]:
-    """Keys and values of the memory (B, H, S, ·): projected on the first step, read from `entry` afterwards."""
+    """What is held of the memory, two (B, H, ·, ·): made on the first step, read from `entry` afterwards."""
     if cache is None:
         return project()
     if not cache.is_updated.get(entry):
@@ -171,7 +183,7 @@ class Concatenated(nn.Module):
             raise ValueError(f"concatenated memory needs one width, but the encoders give {widths}")
         self.order = list(widths)
         self.residual = residual(config)
-        self.attention = CrossAttention(config, next(iter(widths.values())), layer)
+        self.attention = CrossAttention(config, next(iter(widths.values())), layer, self.order[0])
 
     def forward(self, x: Tensor, memory: Memory, cache: EncoderDecoderCache | None = None) -> Tensor:
         """x (N, T, D) → (N, T, D)."""
@@ -186,7 +198,7 @@ class Separate(nn.Module):
         super().__init__()
         first = layer * len(widths)
         self.attentions = nn.ModuleDict(
-            {name: CrossAttention(config, width, first + i) for i, (name, width) in enumerate(widths.items())}
+            {name: CrossAttention(config, width, first + i, name) for i, (name, width) in enumerate(widths.items())}
         )
 
     def present(self, memory: Memory) -> list[str]:
@@ -289,8 +301,9 @@ class Joint(Separate):
         """x (N, T, D) → (N, T, D)."""
         names = self.present(memory)
         mask = torch.cat([memory.masks[name] for name in names], dim=1)
-        keys, values = cached(cache, self.entry, lambda: self._keys_and_values(names, memory))
-        return self.residual(x, lambda h: self._attend(names, h, keys, values, mask))
+        kind = self.attentions[names[0]].kind
+        held = cached(cache, self.entry, lambda: kind.hold(*self._keys_and_values(names, memory), mask))
+        return self.residual(x, lambda h: self._attend(names, h, held, mask))
 
     def _keys_and_values(self, names: Sequence[str], memory: Memory) -> tuple[Tensor, Tensor]:
         """Each modality's (B, H, S_m, d) moved into its slice: keys and values (B, H, S, M·d)."""
@@ -301,11 +314,11 @@ class Joint(Separate):
         )
         return keys, values
 
-    def _attend(self, names: Sequence[str], h: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> Tensor:
+    def _attend(self, names: Sequence[str], h: Tensor, held: tuple[Tensor, Tensor], mask: Tensor) -> Tensor:
         parts = [self.attentions[name] for name in names]
         folded = h.reshape(mask.shape[0], -1, h.shape[-1])  # (B, G·T, D)
-        query = torch.cat([part.heads(part.query(folded)) for part in parts], dim=-1)
-        attended = parts[0].attend_memory(query, keys, values, mask)  # (B, G·T, H, M·d)
+        query = torch.cat([part.queries(folded) for part in parts], dim=-1)
+        attended = parts[0].kind.attend(query, held, mask, parts[0].dense)  # (B, G·T, H, M·d)
         split = attended.unflatten(-1, (len(parts), -1)).unbind(-2)
         bias = torch.stack([attention.output.bias for attention in self.attentions.values()]).mean(dim=0)
         y = sum(F.linear(own.flatten(2), part.output.weight) for own, part in zip(split, parts, strict=True))
