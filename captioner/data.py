@@ -22,9 +22,12 @@ from .images import ImageError, ImageSettings, open_image
 from .processor import CaptionerProcessor
 from .settings import DataSettings
 from .sources import SOURCES, DataError, Rows
+from .vqa import read_vqa
 from .wording import one_line, some
 
 logger = logging.getLogger(__name__)
+
+READERS = SOURCES | {"vqa": read_vqa}
 
 TEXTS = Features({"captions": List(Value("string")), "context": Value("string"), "id": Value("string")})
 
@@ -55,7 +58,7 @@ def load_split(settings: DataSettings, split: str) -> Samples:
     """Read one split of any source.
 
     Args:
-        settings: `source`, `limit` and the keys that the reader in `SOURCES` takes.
+        settings: `source`, `limit` and the keys that the reader in `READERS` takes.
         split: a name, or a slice such as "train[:95%]", which never parts the captions of an image. The names
             in `SAME_SPLIT` stand for each other.
 
@@ -67,7 +70,7 @@ def load_split(settings: DataSettings, split: str) -> Samples:
 
         return load_scenes(settings, split)
     name, where = split.partition("[")[0], f"split {split!r} of {settings.path}"
-    samples = _group(SOURCES[settings.source](settings, name), where)
+    samples = _group(READERS[settings.source](settings, name), where)
     rows = _slice(split, name, len(samples))[: settings.limit]
     if not rows:
         raise DataError(f"{where} is empty: the slice takes none of {len(samples)} samples; widen it")

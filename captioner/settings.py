@@ -55,13 +55,14 @@ class TokenizerSettings(Section):
 class DataSettings(Section):
     """Where samples come from and how they become tensors."""
 
-    source: Literal["scenes", "datasets", "coco", "karpathy", "table", "flickr8k"] = "datasets"
+    source: Literal["scenes", "datasets", "coco", "karpathy", "table", "flickr8k", "vqa"] = "datasets"
     task: Literal["captions", "questions", "translation"] = "captions"  # which scores; of scenes, which of them
     path: str | None = None  # folder, file or Hub repository
     annotations: dict[str, str] | str | None = None  # annotation file, or one per split
+    questions: dict[str, str] | str | None = None  # vqa only: the file of the questions, or one per split
     train_split: str = "train"
     validation_split: str = "validation"
-    image_column: str = "image"
+    image_column: str | None = "image"  # null: texts only
     caption_column: str = "captions"
     context_column: str | None = None
     id_column: str | None = None

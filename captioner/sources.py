@@ -57,7 +57,7 @@ def _beside(path: Path) -> str:
     return f"in {folder} there is {some(sorted(entry.name for entry in folder.iterdir()))}"
 
 
-def _root(settings: DataSettings) -> Path:
+def root_of(settings: DataSettings) -> Path:
     """The file or folder at `path`."""
     if settings.path is None:
         raise DataError(f"`data.path` is not set; give the folder or file of the source {settings.source!r}")
@@ -67,13 +67,13 @@ def _root(settings: DataSettings) -> Path:
     return path
 
 
-def _folders(root: Path, depth: int) -> Iterator[Path]:
+def folders(root: Path, depth: int) -> Iterator[Path]:
     """A folder and its subfolders down to a depth, or the folder of a file."""
     folder = root if root.is_dir() else root.parent
     yield folder
     if depth:
         for path in sorted(entry.path for entry in os.scandir(folder) if entry.is_dir()):
-            yield from _folders(Path(path), depth - 1)
+            yield from folders(Path(path), depth - 1)
 
 
 def _choose_split(split: str, names: Collection[str], where: Any) -> str:
@@ -86,12 +86,12 @@ def _choose_split(split: str, names: Collection[str], where: Any) -> str:
     return same[0]
 
 
-def _annotation_file(settings: DataSettings, split: str, suffixes: Collection[str]) -> Path:
+def named_file(settings: DataSettings, split: str, suffixes: Collection[str], key: str = "annotations") -> Path:
     """The file with the texts of a split: the one that is set, or named like the split, or the only one."""
-    root, given = _root(settings), settings.annotations
+    root, given = root_of(settings), getattr(settings, key)
     if isinstance(given, dict):
-        given = given[_choose_split(split, given, "`data.annotations`")]
-    folder = next(_folders(root, 0))
+        given = given[_choose_split(split, given, f"`data.{key}`")]
+    folder = next(folders(root, 0))
     if given is not None:
         found = [file for file in (folder / given, Path(given).expanduser()) if file.is_file()]
     else:
@@ -102,13 +102,13 @@ def _annotation_file(settings: DataSettings, split: str, suffixes: Collection[st
         kinds = " or ".join(suffixes)
         there = some(file.relative_to(folder).as_posix() for file in _files(folder, suffixes))
         what = f"{given} does not exist" if given else f"for split {split!r} is not clear"
-        raise DataError(f"the annotation file {what}; set `data.annotations`, {kinds} files in {folder}: {there}")
+        raise DataError(f"the annotation file {what}; set `data.{key}`, {kinds} files in {folder}: {there}")
     return found[0]
 
 
 def _files(folder: Path, suffixes: Collection[str]) -> list[Path]:
     """The files of some kinds in a folder and its direct subfolders."""
-    return [f for place in _folders(folder, 1) for f in sorted(place.iterdir()) if f.suffix.lower() in suffixes]
+    return [f for place in folders(folder, 1) for f in sorted(place.iterdir()) if f.suffix.lower() in suffixes]
 
 
 def _column(columns: Collection[str], settings: DataSettings, setting: str) -> str:
@@ -132,12 +132,12 @@ def _cells(columns: Mapping[str, Any], settings: DataSettings, captions: str, id
     return Cells(columns[captions][:], contexts, None if ids is None else columns[ids][:])
 
 
-def _file_rows(roots: Sequence[Path], names: Sequence[str | None], cells: Cells) -> Rows:
+def file_rows(roots: Sequence[Path], names: Sequence[str | None], cells: Cells) -> Rows:
     """Rows of images that are files: `names` are relative to a root or to a folder up to two levels below."""
     probe = [name for name in names if name][:20]
-    folders = (folder for root in roots for folder in _folders(root, 2))
-    found = (folder for folder in folders if any((folder / name).is_file() for name in probe))
-    folder = next(found, None) or next(_folders(roots[0], 0))
+    places = (folder for root in roots for folder in folders(root, 2))
+    found = (folder for folder in places if any((folder / name).is_file() for name in probe))
+    folder = next(found, None) or next(folders(roots[0], 0))
     files = [os.path.join(folder, name) if name else None for name in names]
     fallback = [name or str(row) for row, name in enumerate(names)]
     images = Dataset.from_dict({"image": files}, features=Features({"image": Value("string")}))
@@ -156,19 +156,20 @@ def embedded_rows(images: Dataset, cells: Cells) -> Rows:
     column = images.with_format("arrow")[:]["image"]
     paths = pyarrow.compute.struct_field(column, "path").to_pylist()
     sizes = pyarrow.compute.binary_length(pyarrow.compute.struct_field(column, "bytes")).to_pylist()
-    known = list(zip(paths, sizes, strict=True))
-    keys = [(path, size) if path else row for row, (path, size) in enumerate(known)]
+    keys = [(path, size) if path else row for row, (path, size) in enumerate(zip(paths, sizes, strict=True))]
     names = [os.path.basename(path) if path else str(row) for row, path in enumerate(paths)]
-    return Rows(images, keys, names, [path if size is None else None for path, size in known], cells)
+    return Rows(images, keys, names, [path for path, size in zip(paths, sizes, strict=True) if size is None], cells)
 
 
 def _table_rows(table: Dataset, settings: DataSettings, roots: Sequence[Path]) -> Rows:
-    """Rows of a table whose columns the settings name; its images are paths, or encoded in the table."""
-    image = _column(table.column_names, settings, "image_column")
+    """Rows of a table whose columns the settings name; its images are paths, encoded in the table, or none."""
     columns = {name: table[name] for name in table.column_names}
     cells = _cells(columns, settings, _column(columns, settings, "caption_column"))
+    if settings.image_column is None:
+        return file_rows(roots, [None] * len(table), cells)
+    image = _column(columns, settings, "image_column")
     if getattr(table.features[image], "dtype", None) in ("string", "large_string"):
-        return _file_rows(roots, table[image][:], cells)
+        return file_rows(roots, table[image][:], cells)
     images = table.select_columns(image)
     return embedded_rows(images if image == "image" else images.rename_column(image, "image"), cells)
 
@@ -177,14 +178,14 @@ def _entry_rows(entries: Sequence[dict[str, Any]], settings: DataSettings, ids: 
     """Rows of JSON entries with `image` and `captions`; the settings may name keys for context and id."""
     known = {name: None for entry in entries for name in entry}
     columns = {name: [entry.get(name) for entry in entries] for name in known or ("image", "captions", ids)}
-    return _file_rows([_root(settings)], columns["image"], _cells(columns, settings, "captions", ids))
+    return file_rows([root_of(settings)], columns["image"], _cells(columns, settings, "captions", ids))
 
 
 def _read_repository(settings: DataSettings, split: str) -> Rows:
     """`path`: a folder with Parquet files or images, what `save_to_disk` wrote, or a Hub repository."""
     path = settings.path or ""
     remote = not Path(path).expanduser().exists() and re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", path)
-    root = Path(path) if remote else _root(settings)
+    root = Path(path) if remote else root_of(settings)
     try:
         table = load_repository(str(root), split)
     except DataError:
@@ -206,7 +207,8 @@ def load_repository(path: str, split: str) -> Dataset:
     return builder.as_dataset(split if split == "all" else _choose_split(split, builder.info.splits, path))
 
 
-def _read_json(file: Path) -> Any:
+def read_json(file: Path) -> Any:
+    """What a JSON file holds."""
     try:
         return json.loads(file.read_text(encoding="utf-8-sig"))
     except ValueError as error:
@@ -214,7 +216,7 @@ def _read_json(file: Path) -> Any:
 
 
 @contextmanager
-def _expect(what: str, file: Path) -> Iterator[None]:
+def expect(what: str, file: Path) -> Iterator[None]:
     """Turn a missing key into an error that says what the file should be."""
     try:
         yield
@@ -227,9 +229,9 @@ def _read_coco(settings: DataSettings, split: str) -> Rows:
 
     One file serves whatever split is asked for; hold images out with slices.
     """
-    file = _annotation_file(settings, split, {".json"})
-    tree, captions = _read_json(file), defaultdict(list)
-    with _expect("COCO captions", file):
+    file = named_file(settings, split, {".json"})
+    tree, captions = read_json(file), defaultdict(list)
+    with expect("COCO captions", file):
         for annotation in tree["annotations"]:
             captions[annotation["image_id"]].append(annotation["caption"])
         new = ({"image": image["file_name"], "captions": captions[image["id"]]} for image in tree["images"])
@@ -242,13 +244,13 @@ def _read_karpathy(settings: DataSettings, split: str) -> Rows:
 
     Karpathy's train includes restval. A BLIP list serves whatever split is asked for.
     """
-    file = _annotation_file(settings, split, {".json"})
-    tree = _read_json(file)
+    file = named_file(settings, split, {".json"})
+    tree = read_json(file)
     if isinstance(tree, list):
-        with _expect("a list of image and caption", file):
+        with expect("a list of image and caption", file):
             entries = [{**entry, "image": entry["image"], "captions": entry["caption"]} for entry in tree]
         return _entry_rows(entries, settings, "image")
-    with _expect("Karpathy's JSON", file):
+    with expect("Karpathy's JSON", file):
         names = {image["split"]: None for image in tree["images"]}
         wanted = {_choose_split(split, names, file), *(["restval"] if split == "train" else [])}
         entries = [_karpathy_entry(image) for image in tree["images"] if image["split"] in wanted]
@@ -289,7 +291,7 @@ def _read_table(settings: DataSettings, split: str) -> Rows:
     `annotations` may name the tables; images are then relative to `path` or to the table's folder. One table
     serves whatever split is asked for; hold images out with slices.
     """
-    file = _annotation_file(settings, split, TABLES)
+    file = named_file(settings, split, TABLES)
     read = TABLES.get(file.suffix.lower())
     if read is None:
         raise DataError(f"a table must be a {', '.join(TABLES)} file, but is {file}; convert it")
@@ -299,14 +301,14 @@ def _read_table(settings: DataSettings, split: str) -> Rows:
         raise
     except (ValueError, OSError, DatasetsError) as error:
         raise DataError(f"{file} cannot be read as {file.suffix}: {one_line(error)}; repair or convert it") from error
-    return _table_rows(table, settings, [_root(settings), file.parent])
+    return _table_rows(table, settings, [root_of(settings), file.parent])
 
 
 def _read_flickr8k(settings: DataSettings, split: str) -> Rows:
     """`path`: the folder of `Flickr8k.token.txt` or Kaggle's `captions.txt`, split lists and images."""
-    there = _files(_root(settings), {".txt"})
+    there = _files(root_of(settings), {".txt"})
     usual = [file for name in FLICKR8K_FILES for file in there if file.name == name]
-    file = usual[0] if usual and settings.annotations is None else _annotation_file(settings, split, {".txt"})
+    file = usual[0] if usual and settings.annotations is None else named_file(settings, split, {".txt"})
     captions = _flickr8k_captions(file)
     lists = {found[1]: path for path in there if (found := re.search(r"\.(\w+)Images\.txt$", path.name))}
     if split == "all" or (split == "train" and not lists):
@@ -316,7 +318,7 @@ def _read_flickr8k(settings: DataSettings, split: str) -> Rows:
     else:
         remedy = "set `data.train_split` to train[:90%] and `data.validation_split` to train[90%:]"
         raise DataError(f"{file} has no split lists beside it, so it has no split {split!r} but train; {remedy}")
-    return _file_rows([_root(settings)], names, Cells([captions.get(name) for name in names]))
+    return file_rows([root_of(settings)], names, Cells([captions.get(name) for name in names]))
 
 
 def _lines(file: Path) -> list[str]:
