@@ -14,9 +14,23 @@ from .cli_app import app_command
 from .cli_attend import attend
 from .cli_caption import caption
 from .cli_convert import convert
+from .cli_index import index
 from .progress import console, progress, say
 from .settings import Settings, SettingsError, load_settings
-from .terminal import BatchOption, ModelOption, OutputOption, WorkersOption, fail, quiet, teaching, writable, write
+from .terminal import (
+    BatchOption,
+    ModelOption,
+    NeighboursOption,
+    OutputOption,
+    RetrieveOption,
+    WorkersOption,
+    fail,
+    quiet,
+    retrieval,
+    teaching,
+    writable,
+    write,
+)
 
 app = typer.Typer(
     help="An image captioner that looks and reads.",
@@ -33,6 +47,7 @@ app.command()(caption)
 app.command()(attend)
 app.command("app")(app_command)
 app.command()(convert)
+app.command()(index)
 
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]…", help="Settings, as section.key=value.")]
 
@@ -62,9 +77,11 @@ def train(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on from the newest checkpoint, if there is one.")
     ] = False,
+    retrieve: RetrieveOption = None,
+    neighbours: NeighboursOption = None,
 ) -> None:
     """Train a captioner from a YAML config and `section.key=value` overrides."""
-    settings = _run_settings(config, overrides, config_option)
+    settings = _run_settings(config, [*(overrides or []), *retrieval(retrieve, neighbours)], config_option)
     from .training import train as run
 
     quiet()
@@ -95,11 +112,13 @@ def evaluate(
     ablate: Annotated[
         bool, typer.Option("--ablate", help="Also score each modality blanked, and taken from another sample.")
     ] = False,
+    retrieve: RetrieveOption = None,
+    neighbours: NeighboursOption = None,
     batch_size: BatchOption = 64,
     num_workers: WorkersOption = 2,
 ) -> None:
     """Caption a split and score it with BLEU, ROUGE-L and CIDEr-D."""
-    settings = load_settings(config, overrides or [])
+    settings = load_settings(config, [*(overrides or []), *retrieval(retrieve, neighbours)])
     writable(output)
     writable(report, "--report")
     if compare and report is None:
@@ -110,12 +129,15 @@ def evaluate(
     from .data import load_split
     from .evaluation import evaluate as run
     from .reporting import report as run_report
+    from .retrieval import retrieved
 
     quiet()
     split = split or settings.data.validation_split
     samples = load_split(settings.data, split)
     options = {"batch_size": batch_size, "workers": num_workers, "split": split, "task": settings.data.task}
     loaded = cache(lambda: load(model))
+    if settings.data.retrieve is not None:
+        samples = retrieved(samples, settings.data, loaded()[0], num_workers)
     if report is None:
         watch = partial(progress, description="captioning")
         borrowed = BorrowedMetrics(settings.training)

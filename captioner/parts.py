@@ -143,7 +143,7 @@ def load_pretrained_parts(
 ) -> None:
     """Put pretrained weights into the parts that are named; parts given as configurations stay as they are."""
     if image_encoder is not None and image_encoder.get("pretrained"):
-        _load_timm(captioner.encoder.image.backbone, image_encoder)
+        load_timm_weights(captioner.encoder.image.backbone, image_encoder)
     if isinstance(context_encoder, str):
         config = captioner.config.context_encoder
         source = pretrained(text_encoder_class(config), context_encoder, config=config)
@@ -153,7 +153,7 @@ def load_pretrained_parts(
         fill(captioner, DECODERS[source.config.model_type].weights(source))
 
 
-def _load_timm(backbone: nn.Module, image_encoder: dict[str, Any]) -> None:
+def load_timm_weights(backbone: nn.Module, image_encoder: dict[str, Any]) -> None:
     """Weights from the Hub (`pretrained: true`) or a local file (`pretrained: path`), resized to the image size."""
     weights = image_encoder["pretrained"]
     options = {k: v for k, v in image_encoder.items() if k != "pretrained"}

@@ -74,6 +74,9 @@ class DataSettings(Section):
     augment: dict[str, Any] = Field(default_factory=dict)  # timm.data.create_transform's training options
     tokenizer: TokenizerSettings | str = Field(default_factory=TokenizerSettings)  # or a pretrained name
     limit: PositiveInt | None = None  # first samples of each split only
+    retrieve: str | None = None  # a caption store: captions of images that look alike follow each context
+    neighbours: PositiveInt = 4  # these images, one caption of each
+    near_duplicate: float = Field(default=0.99, gt=0)  # with this cosine, an image is the same one and passed over
     feature_store: str | None = None  # folder for the features of a frozen image encoder, made if it is not there
     modality_dropout: dict[Literal["image", "context"], Share] = {}  # chance of hiding it in training; never both
 

@@ -18,6 +18,11 @@ ModelOption = Annotated[str, typer.Option("--model", "-m", help="A shipped name,
 BeamsOption = Annotated[int, typer.Option("--beams", "--num-beams", min=1, help="Beams of the search; 1 is greedy.")]
 BatchOption = Annotated[int, typer.Option("--batch-size", min=1, help="Images at a time.")]
 WorkersOption = Annotated[int, typer.Option("--num-workers", min=0, help="Processes that decode images.")]
+RetrieveOption = Annotated[
+    str | None,
+    typer.Option("--retrieve", help="A caption store: captions of images that look alike follow each context."),
+]
+NeighboursOption = Annotated[int | None, typer.Option(min=1, help="Images that captions come from; default: 4.")]
 OutputOption = Annotated[Path | None, typer.Option("--output", "-o", help="JSONL file; without it, the terminal.")]
 
 
@@ -40,6 +45,12 @@ def fail(message: str, code: int) -> NoReturn:
     """Say what went wrong in one line and leave."""
     errors.print(f"[bold red]error:[/] {escape(message)}", highlight=False, soft_wrap=True)
     raise typer.Exit(code)
+
+
+def retrieval(store: str | None, neighbours: int | None) -> list[str]:
+    """`--retrieve` and `--neighbours` as settings."""
+    given = {"retrieve": store, "neighbours": neighbours}
+    return [f"data.{name}={value}" for name, value in given.items() if value is not None]
 
 
 def quiet() -> None:

@@ -37,6 +37,7 @@ from .model import Captioner
 from .optimisation import add_adapters, build_optimizer, build_schedule, set_training_mode
 from .processor import CaptionerProcessor
 from .progress import progress, say
+from .retrieval import retrieved
 from .run_log import RunLog
 from .self_critical import Reward, SelfCritical, document_frequencies
 from .settings import Settings, SettingsError, TrainingSettings
@@ -73,6 +74,8 @@ def train(settings: Settings, resume: bool = False) -> dict[str, float]:
     samples = load_split(settings.data, settings.data.train_split)
     validation = load_split(settings.data, settings.data.validation_split)
     model, processor = assemble(settings.model, settings.data, lambda: _texts(samples))
+    workers = options.dataloader_num_workers
+    samples, validation = (retrieved(own, settings.data, model, workers, accelerator) for own in (samples, validation))
     if options.gradient_checkpointing:
         model.activation_checkpointing_enable()
     if options.lora is not None:
