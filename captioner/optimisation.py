@@ -26,7 +26,11 @@ def part_parameters(model: Captioner) -> dict[str, list[nn.Parameter]]:
     modules = {
         "image_encoder": [encoder.image],
         "context_encoder": [encoder.context],
-        "cross_attention": [encoder.projections, *(block.cross_attention for block in model.decoder.blocks)],
+        "cross_attention": [
+            encoder.projections,
+            encoder.resamplers,
+            *(block.cross_attention for block in model.decoder.blocks),
+        ],
     }
     parts = {
         name: [p for module in own if module is not None for p in module.parameters()] for name, own in modules.items()

@@ -34,6 +34,7 @@ def from_parts(
     conditioning: str = "concatenated",
     fusion: str | None = None,
     modality_order: Sequence[str] = ("image", "context"),
+    memory: dict[str, Any] | None = None,
     dropout: float | None = None,
     tokenizer: PreTrainedTokenizerBase | None = None,
     max_caption_length: int = 40,
@@ -49,8 +50,8 @@ def from_parts(
             `CaptionerConfig`, in which `pretrained` may be true (weights from the Hub), false or the path of a file.
         context_encoder: name or directory of a transformers text encoder; or a configuration of a new one.
         decoder: name or directory of a language model of a family in `DECODERS`; or a `DecoderConfig` as a dict.
-        conditioning, fusion, modality_order: as in `CaptionerConfig`; "separate" with "gated" leaves the language
-            model's logits as they are until it is trained.
+        conditioning, fusion, modality_order, memory: as in `CaptionerConfig`; "separate" with "gated" leaves the
+            language model's logits as they are until it is trained.
         dropout: of decoder and context encoder; None keeps theirs.
         tokenizer: of captions; None: the pretrained decoder's. A new context encoder reads with it too.
         max_caption_length, max_context_length: as in `CaptionerProcessor`.
@@ -71,6 +72,7 @@ def from_parts(
             conditioning=conditioning,
             fusion=fusion,
             modality_order=modality_order,
+            memory=memory,
         )
         settings = ImageSettings.for_encoder(config.image_encoder) if config.image_encoder is not None else None
         processor = CaptionerProcessor(settings, tokenizer, context_tokenizer, max_caption_length, max_context_length)

@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .attention import (
-    Attention,
     Concatenated,
     CrossAttention,
     Gate,
@@ -28,6 +27,7 @@ from .attention import (
     Serial,
     eager_attention,
 )
+from .attention_kinds import Dense
 from .memory import Memory
 from .model import Captioner
 from .self_attention import SelfAttention
@@ -77,8 +77,11 @@ def record(model: Captioner, ids: Tensor, memory: Memory) -> Recording:
 def _watching(decoder: nn.Module) -> Iterator[Seen]:
     """While open, every attention of the decoder leaves its weights; what it computes stays the same."""
     seen, hooks = Seen({}, {}, {}), []
-    attentions = [module for module in decoder.modules() if isinstance(module, Attention)]
-    for module in attentions:
+    crossing = [module for module in decoder.modules() if isinstance(module, CrossAttention)]
+    inward = [module for module in decoder.modules() if isinstance(module, SelfAttention)]
+    for module in crossing:
+        module.kind = Watched(module, seen)
+    for module in inward:
         module.attend = partial(_attend, module, seen)
     for module in decoder.modules():
         if isinstance(module, CrossAttention | Gate):
@@ -86,7 +89,9 @@ def _watching(decoder: nn.Module) -> Iterator[Seen]:
     try:
         yield seen
     finally:
-        for module in attentions:
+        for module in crossing:
+            module.kind = module.kind.kind
+        for module in inward:
             del module.attend
         for hook in hooks:
             hook.remove()
@@ -96,14 +101,35 @@ def _keep(seen: Seen, module: nn.Module, inputs: tuple, output: Tensor) -> None:
     seen.outputs[module] = output
 
 
+class Watched:
+    """Stands for the kind of a cross-attention, computes the same from whole rows of weights, and leaves them.
+
+    Args:
+        module: whose kind it is.
+        seen: where weights and values go.
+    """
+
+    def __init__(self, module: CrossAttention, seen: Seen):
+        self.kind, self.module, self.seen = module.kind, module, seen
+        self.features = module.kind.features
+
+    def hold(self, keys: Tensor, values: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Both as they are."""
+        return keys, values
+
+    def attend(self, query: Tensor, held: tuple[Tensor, Tensor], mask: Tensor, dense: Dense) -> Tensor:
+        """Query (B, H, Q, d), keys and values (B, H, S, ·), mask (B, S) → (B, Q, H, e)."""
+        keys, values = held
+        weights = self.kind.weights(query, keys, mask)
+        self.seen.weights[self.module], self.seen.values[self.module] = weights, values
+        return (weights @ values).transpose(1, 2)
+
+
 def _attend(
-    module: Attention, seen: Seen, backend: str, query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None
+    module: SelfAttention, seen: Seen, backend: str, query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None
 ) -> Tensor:
-    """As `Attention.attend` in plain operations; a caption's own mask is causal, the memory's is made bool."""
-    if isinstance(module, SelfAttention):
-        mask = torch.ones(query.shape[2], keys.shape[2], dtype=torch.bool, device=query.device).tril()
-    elif mask is not None and mask.is_floating_point():
-        mask = mask == 0
+    """As `Attention.attend` in plain operations; a caption's own mask is causal."""
+    mask = torch.ones(query.shape[2], keys.shape[2], dtype=torch.bool, device=query.device).tril()
     output, weights = eager_attention(module, query, keys, values, mask, scaling=module.head_width**-0.5)
     seen.weights[module], seen.values[module] = weights, values
     return output

@@ -39,6 +39,7 @@ class ModelSettings(Section):
     conditioning: Literal["concatenated", "separate"] = "concatenated"
     fusion: Literal["serial", "parallel", "hierarchical", "gated", "joint"] | None = None
     modality_order: list[str] = ["image", "context"]
+    memory: dict[str, dict[str, Any]] = {}  # of long memories: pool, resampler, attention; see CaptionerConfig
     dropout: float | None = Field(default=None, ge=0, lt=1)  # of decoder and context encoder; null keeps theirs
     init_from: str | None = None  # a captioner to start from; the keys above are then ignored
 
