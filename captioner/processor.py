@@ -5,22 +5,27 @@ Knows batches and special tokens; knows nothing about weights, datasets or runs.
 
 import json
 import os
-from collections.abc import Iterator, Sequence
+import warnings
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoProcessor, AutoTokenizer, BatchFeature, PreTrainedConfig
+from transformers import AutoFeatureExtractor, AutoProcessor, AutoTokenizer, BatchFeature, PreTrainedConfig
 from transformers import PreTrainedTokenizerBase as AnyTokenizer
 from transformers.dynamic_module_utils import custom_object_save
-from transformers.utils import PushToHubMixin, cached_file
+from transformers.utils import PushToHubMixin
 
-from .configuration import CaptionerConfig
-from .images import ImageSettings, open_image, reason, two_sides
+from .configuration import CaptionerConfig, input_names
+from .fitting import misfits
+from .further_inputs import FurtherInput, as_samples
+from .images import ImageSettings, open_image
+from .processor_files import PROCESSOR_FILE, read_state
+from .several_images import as_list, each, stack
 
-PROCESSOR_FILE = "processor_config.json"
 CONTEXT_FOLDER = "context_tokenizer"
 IGNORED_LABEL = -100
 PLAIN_TEXT = {"add_special_tokens": False, "split_special_tokens": True, "verbose": False}
@@ -39,6 +44,8 @@ class CaptionerProcessor(PushToHubMixin):
         start_token_id: None: the tokenizer's bos, else cls, else eos.
         eos_token_id: None: the tokenizer's eos, else sep.
         pad_token_id: None: the tokenizer's pad, else eos.
+        max_images: the most images of a sample; further ones are left out.
+        further: further modalities by name.
 
     Raises:
         ValueError: a tokenizer without an end token, or a length below 1.
@@ -56,17 +63,22 @@ class CaptionerProcessor(PushToHubMixin):
         start_token_id: int | None = None,
         eos_token_id: int | None = None,
         pad_token_id: int | None = None,
+        max_images: int = 1,
+        further: Mapping[str, FurtherInput] | None = None,
     ) -> None:
-        if min(max_caption_length, max_context_length) < 1:
+        if min(max_caption_length, max_context_length, max_images) < 1:
             raise ValueError(
-                "`max_caption_length` and `max_context_length` must be at least 1, "
-                f"but are {max_caption_length} and {max_context_length}"
+                "`max_caption_length`, `max_context_length` and `max_images` must be at least 1, "
+                f"but are {max_caption_length}, {max_context_length} and {max_images}"
             )
         self.image_settings = image_settings
         self.tokenizer = tokenizer
         self.context_tokenizer = context_tokenizer
         self.max_caption_length = max_caption_length
         self.max_context_length = max_context_length
+        self.max_images = max_images
+        self.further = dict(further or {})
+        self._said: set[str] = set()
         eos = self.eos_token_id = _first(eos_token_id, tokenizer.eos_token_id, tokenizer.sep_token_id)
         if eos is None:
             raise ValueError("the caption tokenizer has neither eos nor sep token; set `tokenizer.eos_token`")
@@ -80,29 +92,36 @@ class CaptionerProcessor(PushToHubMixin):
         captions: str | Sequence[str] | Sequence[Sequence[str]] | None = None,
         prompt: str | None = None,
         return_tensors: str | None = "pt",
+        **further: Any,
     ) -> BatchFeature:
         """Make a batch; what is not given has no key.
 
         Args:
-            images: one or B of what `open_image` reads; None in a list is an absent image.
+            images: one or B of what `open_image` reads; None in a list is an absent image. A sample with several
+                images is a list in the list.
             context: one or B texts; None in a list, or blank text, is an absent context.
             captions: one caption, B, or B lists of G each.
             prompt: how the caption of every sample starts, for `generate`; not together with `captions`.
             return_tensors: as in transformers.
+            further: further modalities by name, one or a list of B of what `FurtherInput.read` reads, None where a
+                sample lacks it.
 
         Returns:
-            `pixel_values` (B, 3, H, W) float32, zero where absent; `image_mask` (B,), only if one is absent;
+            `pixel_values` (B, 3, H, W) float32, zero where absent; `image_mask` (B,), only if one is absent; (B, I,
+            3, H, W) and (B, I) where a sample has several images;
             `context_input_ids`, `context_attention_mask` (B, L), the mask False throughout where absent;
+            `NAME_values` (B, S, …) and `NAME_mask` (B, S) of further modalities;
             `decoder_input_ids`, `decoder_attention_mask`, `labels` (N, T); of a prompt, only the first, (B, T).
             Masks are bool, True where real.
 
         Raises:
-            ImageError: an image that cannot be read.
-            ValueError: nothing given, batch sizes that differ, an unequal number of captions per image, or captions
-                beside a prompt.
+            ImageError, FeatureError: an image or features that cannot be read.
+            ValueError: nothing given, a modality that this processor does not know, batch sizes that differ, an
+                unequal number of captions per image, or captions beside a prompt.
         """
         given = {"images": images, "context": context, "captions": captions}
         given = {name: _as_list(value) for name, value in given.items() if value is not None}
+        given |= {name: as_samples(value) for name, value in further.items() if value is not None}
         if len({len(values) for values in given.values()}) != 1:
             found = ", ".join(f"{len(values)} {name}" for name, values in given.items()) or "nothing"
             raise ValueError(
@@ -110,6 +129,10 @@ class CaptionerProcessor(PushToHubMixin):
                 "several captions of one image go in a list of their own"
             )
         makers = {"images": self._images, "context": self._contexts, "captions": self._captions}
+        makers |= {name: partial(self._further, name) for name in self.further}
+        unknown = sorted(set(given) - set(makers))
+        if unknown:
+            raise ValueError(f"this processor makes no {', '.join(unknown)}; it takes {', '.join(makers)}")
         tensors = {key: value for name, values in given.items() for key, value in makers[name](values).items()}
         if prompt is not None:
             if "captions" in given:
@@ -118,20 +141,44 @@ class CaptionerProcessor(PushToHubMixin):
         return BatchFeature(tensors, tensor_type=return_tensors)
 
     def _images(self, images: list[Any]) -> dict[str, Tensor]:
-        mask = torch.tensor([image is not None for image in images], dtype=torch.bool)
         settings = self.image_settings
         if settings is None:
-            if mask.any():
+            if any(image is not None for image in images):
                 raise ValueError("this processor has no `image_settings`, so it takes no images; leave them out")
             return {}
-        pixels = torch.zeros(len(images), 3, settings.height, settings.width, dtype=torch.uint8)
-        for row, image in zip(pixels, images, strict=True):
-            if image is not None:
-                row.copy_(settings.fit(open_image(image)))
+        fitted = [each(lambda one: settings.fit(open_image(one)), self.cut_images(image)) for image in images]
+        pixels, mask = stack(fitted, torch.zeros(3, settings.height, settings.width, dtype=torch.uint8))
         pixels = settings.normalize(pixels)
         if mask.all():
             return {"pixel_values": pixels}
-        return {"pixel_values": pixels * mask[:, None, None, None], "image_mask": mask}
+        return {"pixel_values": pixels * mask[..., None, None, None], "image_mask": mask}
+
+    def cut_images(self, image: Any) -> Any:
+        """The image or images of a sample without those beyond `max_images`."""
+        images = as_list(image)
+        if len(images) <= self.max_images:
+            return image
+        self._say_cut(f"a sample has {len(images)} images", "max_images")
+        return images[: self.max_images]
+
+    def _say_cut(self, found: str, limit: str, most: int | None = None) -> None:
+        """Warn that something was cut; once for each limit, since data sets are long."""
+        if limit not in self._said:
+            self._said.add(limit)
+            most = getattr(self, limit) if most is None else most
+            text = f"{found}, but only the first {most} are read (`{limit}`); raise it if the rest matters"
+            warnings.warn(f"{text}. This is said once.", stacklevel=3)
+
+    def _further(self, name: str, values: list[Any]) -> dict[str, Tensor]:
+        own = self.further[name]
+        rows = [None if value is None else own.read(value, name) for value in values]
+        most = own.max_length
+        longest = max((len(row) for row in rows if row is not None), default=0)
+        if most is not None and longest > most:
+            self._say_cut(f"a sample has `{name}` of length {longest}", f"encoders.{name}.max_length", most)
+            rows = [None if row is None else row[:most] for row in rows]
+        batch = own.batch(rows)
+        return {} if batch is None else dict(zip(input_names(name), batch, strict=True))
 
     def _contexts(self, contexts: list[str | None]) -> dict[str, Tensor]:
         tokenizer = self.context_tokenizer or self.tokenizer
@@ -150,6 +197,8 @@ class CaptionerProcessor(PushToHubMixin):
             return []
         end = len(ids) - special[::-1].index(0)
         excess = max(0, len(ids) - self.max_context_length)
+        if excess:
+            self._say_cut(f"a context has {len(ids)} tokens", "max_context_length")
         return (ids[: max(0, end - excess)] + ids[end:])[: self.max_context_length]
 
     def _captions(self, captions: list[str | Sequence[str]]) -> dict[str, Tensor]:
@@ -193,6 +242,9 @@ class CaptionerProcessor(PushToHubMixin):
         self.tokenizer.save_pretrained(directory)
         if self.context_tokenizer is not None:
             self.context_tokenizer.save_pretrained(directory / CONTEXT_FOLDER)
+        for name, own in self.further.items():
+            if own.extractor is not None:
+                own.extractor.save_pretrained(directory / name)
         state = self.to_dict()
         if self._auto_class is not None:
             custom_object_save(self, directory, config=state)
@@ -216,6 +268,15 @@ class CaptionerProcessor(PushToHubMixin):
             "start_token_id": self.start_token_id,
             "eos_token_id": self.eos_token_id,
             "pad_token_id": self.pad_token_id,
+            "max_images": self.max_images,
+            "further": {
+                name: {
+                    "feature_size": own.feature_size,
+                    "max_length": own.max_length,
+                    "extractor": None if own.extractor is None else name,
+                }
+                for name, own in self.further.items()
+            },
         }
 
     @classmethod
@@ -234,21 +295,25 @@ class CaptionerProcessor(PushToHubMixin):
             ValueError: a `processor_config.json` of another class, or one that cannot be read.
         """
         name = str(directory_or_hub_id)
-        state = _read_state(name, subfolder, hub_kwargs)
+        state = read_state(name, subfolder, hub_kwargs)
         if state.pop("processor_class", None) != cls.__name__:
             raise ValueError(f"{PROCESSOR_FILE} in {name} is not of {cls.__name__}; try `captioner.load`")
 
-        def tokenizer(*folders: str) -> AnyTokenizer:
-            # With a config given, the model's config.json in the same place is not asked for a class.
+        def load(auto: type, *folders: str, **options: Any) -> Any:
             place = "/".join(folder for folder in folders if folder)
-            return AutoTokenizer.from_pretrained(name, config=PreTrainedConfig(), subfolder=place, **hub_kwargs)
+            return auto.from_pretrained(name, subfolder=place, **options, **hub_kwargs)
 
+        # With a config given, the model's config.json in the same place is not asked for a class.
+        words = partial(load, AutoTokenizer, config=PreTrainedConfig())
         state.pop("auto_map", None)
         settings, folder = state.pop("image_settings"), state.pop("context_tokenizer")
+        for own in (further := state.pop("further", {})).values():
+            own["extractor"] = load(AutoFeatureExtractor, subfolder, own["extractor"]) if own["extractor"] else None
         return cls(
             ImageSettings(**settings) if settings else None,
-            tokenizer(subfolder),
-            tokenizer(subfolder, folder) if folder else None,
+            words(subfolder),
+            words(subfolder, folder) if folder else None,
+            further={modality: FurtherInput(**own) for modality, own in further.items()},
             **state,
         )
 
@@ -258,58 +323,9 @@ class CaptionerProcessor(PushToHubMixin):
         Raises:
             ValueError: everything that does not fit, and what to change.
         """
-        problems = [*self._token_problems(config), *self._image_problems(config), *self._context_problems(config)]
+        problems = misfits(self, config)
         if problems:
             raise ValueError(f"the processor does not fit the model: {'; '.join(problems)}")
-
-    def _token_problems(self, config: CaptionerConfig) -> Iterator[str]:
-        ids = {
-            "decoder_start_token_id": self.start_token_id,
-            "eos_token_id": self.eos_token_id,
-            "pad_token_id": self.pad_token_id,
-        }
-        needed = 1 + max(*ids.values(), *self.tokenizer.get_vocab().values())
-        yield from _too_small("decoder.vocab_size", config.decoder.vocab_size, needed, "the tokenizer")
-        yield from _too_small(
-            "decoder.max_positions",
-            config.decoder.max_positions,
-            self.max_caption_length,
-            "`max_caption_length`",
-        )
-        for key, ours in ids.items():
-            theirs = getattr(config, key)
-            may_lack = key == "pad_token_id" and theirs is None
-            if not may_lack and ours not in (theirs if isinstance(theirs, list) else [theirs]):
-                yield f"`{key}` is {theirs} in the config but {ours} in the processor; make them equal"
-
-    def _image_problems(self, config: CaptionerConfig) -> Iterator[str]:
-        settings, encoder = self.image_settings, config.image_encoder
-        if encoder is None:
-            if settings is not None:
-                yield "the model has no image encoder; set the processor's `image_settings` to None"
-            return
-        if settings is None:
-            yield "the model has an image encoder; give `image_settings=ImageSettings.for_encoder(…)`"
-            return
-        ours = (settings.height, settings.width)
-        theirs = two_sides(encoder.get("image_size") or ours)
-        if theirs != ours and not encoder.get("dynamic_img_size"):
-            yield f"`image_encoder.image_size` is {theirs}, but `image_settings` are {ours}; make them equal"
-
-    def _context_problems(self, config: CaptionerConfig) -> Iterator[str]:
-        encoder = config.context_encoder
-        if encoder is None:
-            return
-        needed = 1 + max((self.context_tokenizer or self.tokenizer).get_vocab().values())
-        yield from _too_small("context_encoder.vocab_size", encoder.vocab_size, needed, "the context tokenizer")
-        positions = getattr(encoder, "max_position_embeddings", None) or self.max_context_length
-        key = "context_encoder.max_position_embeddings"
-        yield from _too_small(key, positions, self.max_context_length, "`max_context_length`")
-
-
-def _too_small(key: str, value: int, needed: int, by: str) -> Iterator[str]:
-    if value < needed:
-        yield f"`{key}` is {value}, but {by} needs {needed}; raise the one or shorten the other"
 
 
 def _first(*values: int | None) -> int | None:
@@ -329,21 +345,6 @@ def _pad(rows: list[list[int]], filler: int) -> tuple[Tensor, Tensor]:
     ids = torch.tensor([row + [filler] * (width - len(row)) for row in rows], dtype=torch.long)
     lengths = torch.tensor([len(row) for row in rows], dtype=torch.long)
     return ids.view(len(rows), width), torch.arange(width) < lengths[:, None]
-
-
-def _read_state(name: str, subfolder: str, hub_kwargs: dict[str, Any]) -> dict[str, Any]:
-    if Path(name).is_dir() and not Path(name, subfolder, PROCESSOR_FILE).is_file():
-        raise FileNotFoundError(
-            f"{Path(name, subfolder)} has no {PROCESSOR_FILE}; give a directory that "
-            "`CaptionerProcessor.save_pretrained` wrote"
-        )
-    try:
-        path = cached_file(name, PROCESSOR_FILE, subfolder=subfolder, **hub_kwargs)
-        return json.loads(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise OSError(f"{name!r} is neither a directory nor at hand on the Hub: {reason(error)}") from error
-    except ValueError as error:
-        raise ValueError(f"{path} is not valid JSON: {error}; save the processor again") from error
 
 
 AutoProcessor.register(CaptionerConfig, CaptionerProcessor, exist_ok=True)

@@ -471,7 +471,7 @@ def test_a_processor_that_could_not_end_captions_is_refused(bert, bpe):
     endless.sep_token = None
     with pytest.raises(ValueError, match=r"neither eos nor sep token; set `tokenizer.eos_token`"):
         CaptionerProcessor(None, endless)
-    with pytest.raises(ValueError, match="`max_context_length` must be at least 1, but are 0 and 64"):
+    with pytest.raises(ValueError, match="`max_images` must be at least 1, but are 0, 64 and 1"):
         CaptionerProcessor(None, bpe, max_caption_length=0)
     only_eos = CaptionerProcessor(None, bpe, max_caption_length=1)(captions="a red dog")
     assert only_eos["labels"].tolist() == [[2]]
