@@ -30,6 +30,10 @@ ContextText = Annotated[
     Text,
     typer.Option(help='Text to read beside every image, or a template: "{title}: {tags} in {directory}".', **CONTEXT),
 ]
+ContextFile = Annotated[
+    Text,
+    typer.Option(help="Read the lines of a file, one after the other, in place of images; - is the input.", **CONTEXT),
+]
 ContextColumn = Annotated[Text, typer.Option(help="Read a column of the table beside each image.", **CONTEXT)]
 ContextExt = Annotated[Text, typer.Option("--context-ext", help="Read photo.txt beside photo.jpg: .txt.", **CONTEXT)]
 ContextMetadata = Annotated[bool, typer.Option("--context-metadata", help="Read EXIF, IPTC and XMP.", **CONTEXT)]

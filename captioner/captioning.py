@@ -8,12 +8,13 @@ import time
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import chain, count, islice
+from itertools import chain, count, islice, repeat
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
+from torch import Tensor
 
 from .contexts import Context
 from .decoding import search
@@ -45,6 +46,7 @@ class Captioning:
         seed: with an image's name, the seed of its samples.
         scores: whether records say how likely a caption is.
         max_pixels: images with more are refused.
+        reads_only: whether there are contexts alone and no images.
         waited: seconds in which it had no images to work on.
 
     Raises:
@@ -60,12 +62,14 @@ class Captioning:
     seed: int = 0
     scores: bool = False
     max_pixels: int = MAX_PIXELS
+    reads_only: bool = False
     waited: float = field(default=0.0, init=False)
 
     def __post_init__(self) -> None:
         modalities = self.model.config.modalities
-        if "image" not in modalities:
-            raise CaptioningError(f"this captioner reads {modalities} only; it cannot caption images")
+        if "image" not in modalities and not self.reads_only:
+            remedy = "give texts with `--context-file` in place of images"
+            raise CaptioningError(f"this captioner reads {modalities} only; it cannot caption images; {remedy}")
         if self.context and "context" not in modalities:
             raise CaptioningError("`--context` was given, but this captioner has no context encoder; leave it out")
         self.options = search_options(self.generation, self.model, self.processor)
@@ -128,14 +132,24 @@ class Captioning:
     def _search(self, readings: Sequence[Reading]) -> list[dict[str, Any]]:
         """The captions of one batch."""
         model, processor = self.model, self.processor
-        pixels = torch.stack([reading.pixels for reading in readings]).to(model.device, non_blocking=True)
-        batch = {"pixel_values": processor.image_settings.normalize(pixels).to(model.dtype)}
+        batch = self._pixels([reading.pixels for reading in readings])
         if any(reading.context for reading in readings):
             texts = processor(context=[reading.context for reading in readings])
             batch |= {name: value.to(model.device) for name, value in texts.items()}
         seeds = [seed_of(reading.item.name, self.seed) for reading in readings]
         found = search(model, model.encode(**batch), self.options, seeds=seeds)
         return [self._record(captions) for captions in found]
+
+    def _pixels(self, images: Sequence[Tensor | None]) -> dict[str, Tensor]:
+        """The encoders' inputs for images (3, H, W), where there are any: `pixel_values`, `image_mask`."""
+        there = [image is not None for image in images]
+        if not any(there):
+            return {}
+        blank = torch.zeros_like(images[there.index(True)])
+        pixels = torch.stack([blank if image is None else image for image in images])
+        pixels = pixels.to(self.model.device, non_blocking=True)
+        batch = {"pixel_values": self.processor.image_settings.normalize(pixels).to(self.model.dtype)}
+        return batch if all(there) else batch | {"image_mask": torch.tensor(there, device=self.model.device)}
 
     def _record(self, found: Sequence[Any]) -> dict[str, Any]:
         if not found:
@@ -172,7 +186,7 @@ def caption(
 
     Args:
         images: a path (of a file, folder, glob, list, table or repository), or a list or iterator, even without end,
-            of whatever `open_image` reads: paths, Pillow images, bytes, arrays, tensors.
+            of whatever `open_image` reads: paths, Pillow images, bytes, arrays, tensors. None: contexts are read alone.
         model: a name, path or Hub repository for `load`, or what `load` returned; None: the default captioner.
         context: one text or template for all images, or a text or None per image.
         beams: beams of the search; 1 is greedy.
@@ -192,6 +206,10 @@ def caption(
     from .adopt import load
 
     loaded = model if isinstance(model, tuple) else load(model)
+    reads_only = images is None
+    if reads_only:
+        context = [context] if isinstance(context, str) else context or []
+        images = repeat(None)
     items = find_inputs([str(images)]) if isinstance(images, str | Path) else map(_item, count(), images)
     own = context is not None and not isinstance(context, str)
     if own:
@@ -199,7 +217,7 @@ def caption(
     else:
         made = Context(context)
     options = GenerationSettings(num_beams=beams, **generation)
-    job = Captioning(*loaded, options, made, batch_size, workers, seed, scores)
+    job = Captioning(*loaded, options, made, batch_size, workers, seed, scores, reads_only=reads_only)
     return (record for _, record in job.run(items))
 
 

@@ -16,7 +16,7 @@ import typer
 from . import __version__
 from . import caption_options as options
 from .contexts import METADATA_TEMPLATE, Context
-from .inputs import Inputs, find_inputs
+from .inputs import Inputs, Texts, find_inputs, find_texts
 from .jobs import Job, Summary, Target, merge
 from .journal import WriteError, encode
 from .outputs import Sidecars, write_records
@@ -42,6 +42,7 @@ def caption(
     limit: options.Limit = None,
     max_pixels: options.MaxPixels = None,
     context: options.ContextText = None,
+    context_file: options.ContextFile = None,
     context_column: options.ContextColumn = None,
     context_ext: options.ContextExt = None,
     context_metadata: options.ContextMetadata = False,
@@ -92,14 +93,15 @@ def caption(
         "num_beam_groups": num_beam_groups, "diversity_penalty": diversity_penalty,
     }  # fmt: skip
     generation = _generation(beams, {"temperature": temperature, "top_k": top_k, "top_p": top_p}, search)
-    inputs = find_inputs(paths, recursive, image_column, split, limit)
+    find = partial(find_inputs, paths, recursive, image_column, split, limit)
+    inputs, context = _inputs(find, paths, context, context_file, limit)
     read = _context(context, context_column, context_ext, context_metadata, inputs)
     processes, around = Processes(device), (prefix, suffix)
     how = {"generation": generation, "context": read, "batch_size": batch_size, "seed": seed, "scores": scores}
-    how |= {} if max_pixels is None else {"max_pixels": max_pixels}
+    how |= {"reads_only": not paths} | ({} if max_pixels is None else {"max_pixels": max_pixels})
     start = partial(_start, processes, model, dtype, num_workers, how)
     sidecars = _sidecars(sidecar, kind, context_ext)
-    target = Target(output, sidecars, kind, errors, _folder(paths[0]))
+    target = Target(output, sidecars, kind, errors, _folder(*paths[:1]))
     if output is None and sidecar is None:
         _show(inputs, start, processes, around, as_json, errors)
         return
@@ -276,6 +278,17 @@ def _context(text: str | None, column: str | None, extension: str | None, metada
     return Context(template, _extension(extension), inputs.columns)
 
 
+def _inputs(
+    find: Callable[[], Inputs], paths: list[str], context: str | None, file: str | None, limit: int | None
+) -> tuple[Inputs, str | None]:
+    """What is captioned, and the template of contexts: images, or without any the texts of a file, or one text."""
+    if file is None and (paths or not context):
+        return find(), context
+    if paths:
+        fail("`--context-file` takes the place of images; leave one of them out", code=2)
+    return (Inputs([Texts([context])]), "{text}") if file is None else (find_texts(file, limit), context or "{text}")
+
+
 def _sidecars(extension: str | None, existing: str, context_ext: str | None) -> Sidecars | None:
     extension = _extension(extension)
     if extension is None:
@@ -299,7 +312,7 @@ def _shard(text: str | None, output: Path | None) -> tuple[int, int]:
     return int(found[1]), int(found[2])
 
 
-def _folder(path: str) -> Path:
+def _folder(path: str = "") -> Path:
     """Where the journal of sidecars goes: the first folder of the input."""
     return Path(path) if os.path.isdir(path) else Path(os.path.dirname(path))
 

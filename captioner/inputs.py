@@ -6,6 +6,7 @@ Opens no image and imports no torch. Names of files are kept as the system gives
 import glob
 import os
 import re
+import sys
 from bisect import bisect_right
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -32,7 +33,7 @@ class Item:
 
     Args:
         name: what records call it: its path as it was given or found.
-        image: whatever `open_image` reads.
+        image: whatever `open_image` reads; None: only its context is read.
         file: its path, where it is a file.
         columns: the other cells of its row, where it comes from a table.
         index: its place in the input.
@@ -97,6 +98,19 @@ class Table:
         return Item(self.names[place], file, file, columns, index)
 
 
+class Texts:
+    """Contexts without images."""
+
+    columns: Collection[str] = ("text",)
+
+    def __init__(self, texts: Sequence[str]):
+        self.names = texts
+
+    def item(self, place: int, index: int) -> Item:
+        """The text at a place, by which it is also called."""
+        return Item(self.names[place], None, columns={"text": self.names[place]}, index=index)
+
+
 class Inputs:
     """Every image of the input in order: names at once, the rest on demand.
 
@@ -124,6 +138,23 @@ class Inputs:
     def columns(self) -> set[str]:
         """The columns that every part has."""
         return set.intersection(*(set(part.columns) for part in self.parts))
+
+
+def find_texts(path: str, limit: int | None = None) -> Inputs:
+    """The lines of a text file, or of standard input ("-"), without blank ones.
+
+    Raises:
+        InputError: a file that cannot be read, or nothing in it.
+    """
+    try:
+        content = sys.stdin.buffer.read() if path == "-" else Path(path).read_bytes()
+        lines = content.decode("utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"cannot read the texts {path!r}: {getattr(error, 'strerror', None) or error}") from error
+    texts = [line.strip() for line in lines if line.strip()]
+    if not texts:
+        raise InputError(f"no texts in {path!r}: write one per line")
+    return Inputs([Texts(texts)], limit)
 
 
 def find_inputs(

@@ -30,9 +30,9 @@ class Reading:
 
     Args:
         item: without its image and columns, which stay in the worker.
-        pixels: uint8 (3, H, W), or None.
+        pixels: uint8 (3, H, W); None where there is no image.
         context: what is known about the image, or None.
-        error: why there are no pixels.
+        error: why it cannot be read.
     """
 
     item: Item
@@ -46,20 +46,22 @@ class Reader(Dataset):
     """Items to `Reading`s: decoded, upright, resized.
 
     Args:
-        settings: size of the pixels.
+        settings: size of the pixels; None where no item has an image.
         context: what makes contexts, or None.
         max_pixels: an image with more is refused before it is decoded.
     """
 
-    settings: ImageSettings
+    settings: ImageSettings | None
     context: Context | None = None
     max_pixels: int = MAX_PIXELS
 
     def __getitem__(self, item: Item) -> Reading:
         reading = Reading(replace(item, image=None, columns={}))
         try:
-            reading.pixels = self._pixels(item)
+            reading.pixels = None if item.image is None else self._pixels(item)
             reading.context = self.context(item) if self.context else None
+            if item.image is None and reading.context is None:
+                raise ValueError("there is neither an image nor a context")
         except Exception as error:  # one image, whatever it does, must not end the run
             reading.error = reason(error)
         return reading
