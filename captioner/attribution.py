@@ -5,7 +5,6 @@ witness; `saliency` (gradients) and `without` (log-probabilities when a modality
 nothing about files or drawing. W words of the caption; other letters as in every file.
 """
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -14,6 +13,7 @@ import torch
 from torch import Tensor
 
 from .encoders import ImageEncoder
+from .grids import Grid, nearest_grid
 from .memory import Memory
 from .model import Captioner
 from .processor import IGNORED_LABEL, CaptionerProcessor
@@ -31,17 +31,11 @@ class Word(NamedTuple):
     tokens: tuple[int, ...]
 
 
-class Grid(NamedTuple):
-    """How image tokens lie on the picture: `prefix` tokens that see all of it, then `height` rows of `width`."""
-
-    prefix: int
-    height: int
-    width: int
-
-
 @dataclass(frozen=True)
 class Attribution:
     """One caption and what its words rest on.
+
+    What a resampler read counts by the tokens that it read, not by its latents.
 
     Args:
         words: W words of the caption; `tokens` are places in the caption.
@@ -164,7 +158,7 @@ def attribute_inputs(
     model.eval()
     try:
         with torch.no_grad():
-            memory = model.encode(**inputs)
+            memory, sources = _encode(model, inputs)
             seen = record(model, ids[:, :-1], memory)
             # A modality that is not even in the memory has nothing that could be hidden.
             hidden = {name: model.decode(ids[:, :-1], memory.without(name)).logits for name in memory.states}
@@ -172,16 +166,37 @@ def attribute_inputs(
     finally:
         model.train(was_training)
     layers = {name: torch.stack([own[name][0] for own in seen.crossing]) for name in memory.states}
+    attention = _through({name: _merge(own, words).cpu() for name, own in layers.items()}, sources)
     return Attribution(
         words,
         _context_words(processor, inputs),
-        _grid(model, inputs, memory),
-        {name: _merge(own, words).cpu() for name, own in layers.items()},
-        {name: _merge(own[0], words).cpu() for name, own in rollout(seen).items()},
-        saliency,
+        _grid(model, inputs, memory, attention),
+        attention,
+        _through({name: _merge(own[0], words).cpu() for name, own in rollout(seen).items()}, sources),
+        _through(saliency, sources),
         _log_probability(seen.logits, ids, words),
         {name: _log_probability(logits, ids, words) for name, logits in hidden.items()},
     )
+
+
+def _encode(model: Captioner, inputs: dict[str, Tensor]) -> tuple[Memory, Weights]:
+    """The memory; and where a resampler made it, what each latent rests on: modality → (R, S_m)."""
+    resamplers, read = model.encoder.resamplers, {}
+    hooks = [
+        resampler.register_forward_pre_hook(lambda module, given, name=name: read.update({name: given}))
+        for name, resampler in resamplers.items()
+    ]
+    try:
+        memory = model.encode(**inputs)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return memory, {name: resamplers[name].sources(*given)[0].cpu() for name, given in read.items()}
+
+
+def _through(weights: Weights, sources: Weights) -> Weights:
+    """Weights of latents (…, R) to weights of what they rest on (…, S_m)."""
+    return {name: own @ sources[name] if name in sources else own for name, own in weights.items()}
 
 
 def _caption_ids(processor: CaptionerProcessor, caption: str | Sequence[int] | Tensor, most: int) -> list[int]:
@@ -274,22 +289,14 @@ def _saliency(model: Captioner, ids: Tensor, memory: Memory, words: Sequence[Wor
     return {name: own / rows_total for name, own in found.items()}
 
 
-def _grid(model: Captioner, inputs: dict[str, Tensor], memory: Memory) -> Grid | None:
+def _grid(model: Captioner, inputs: dict[str, Tensor], memory: Memory, attention: Weights) -> Grid | None:
     """None also where the sample's image is absent."""
     if "image" not in memory.states or not memory.masks["image"].any():
         return None
     height, width = inputs["pixel_values"].shape[-2:]
-    return image_grid(model.encoder.image, height, width, memory.states["image"].shape[1])
+    return image_grid(model.encoder.image, height, width, attention["image"].shape[-1])
 
 
 def image_grid(image: ImageEncoder, height: int, width: int, tokens: int) -> Grid:
-    """How the `tokens` of a picture of `height` × `width` pixels lie on it.
-
-    Prefix tokens (class, registers) come first. Of the grids with that many cells, the one whose cells are nearest to
-    squares is taken: what every backbone of square patches or equal strides has.
-    """
-    prefix = getattr(image.backbone, "num_prefix_tokens", 0)
-    cells = tokens - prefix
-    heights = [rows for rows in range(1, cells + 1) if cells % rows == 0]
-    rows = min(heights, key=lambda rows: abs(math.log(rows * rows * width / (cells * height))))
-    return Grid(prefix, rows, cells // rows)
+    """How the `tokens` of a picture of `height` × `width` pixels lie on it; see `grids.nearest_grid`."""
+    return nearest_grid(image.prefix, tokens, height, width)
