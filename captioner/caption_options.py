@@ -37,6 +37,10 @@ ContextFile = Annotated[
 ContextColumn = Annotated[Text, typer.Option(help="Read a column of the table beside each image.", **CONTEXT)]
 ContextExt = Annotated[Text, typer.Option("--context-ext", help="Read photo.txt beside photo.jpg: .txt.", **CONTEXT)]
 ContextMetadata = Annotated[bool, typer.Option("--context-metadata", help="Read EXIF, IPTC and XMP.", **CONTEXT)]
+Retrieve = Annotated[
+    Text, typer.Option(help="A caption store: captions of images that look alike follow each context.", **CONTEXT)
+]
+Neighbours = Annotated[int | None, typer.Option(min=1, help="Images that captions come from; default: 4.", **CONTEXT)]
 Beams = Annotated[
     int | None, typer.Option("--beams", "--num-beams", min=1, help="Default: 3; 1 is greedy search.", **SEARCH)
 ]

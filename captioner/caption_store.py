@@ -19,7 +19,8 @@ FORMAT = 1
 EXACT = 50_000  # images up to which every one is compared; above, the nearest cells of an inverted file
 CELLS = 4  # times the square root of the images; FAISS advises 4 to 16
 PROBED = 32  # cells looked at per query
-TRAINED_ON = 64  # images per cell that its centre is found from
+TRAINED_ON = 40  # images per cell that its centre is found from
+ROUNDS = 10  # of k-means
 BLOCK = 16_384  # images that are added at a time
 
 
@@ -156,14 +157,15 @@ def _index(features: np.ndarray, kind: str | None) -> Any:
     kind = kind or ("SQfp16" if images <= EXACT else f"IVF{cells},SQfp16")
     try:
         index = faiss.index_factory(width, kind, faiss.METRIC_INNER_PRODUCT)
+        if kind.startswith("IVF"):
+            inverted = faiss.extract_index_ivf(index)
+            inverted.nprobe, inverted.cp.niter = min(PROBED, inverted.nlist), ROUNDS
         if not index.is_trained:
             index.train(_sample(features, TRAINED_ON * cells))
         for start in range(0, images, BLOCK):
             index.add(np.asarray(features[start : start + BLOCK], np.float32))
     except RuntimeError as error:
         raise StoreError(f"FAISS cannot make an index {kind!r} of {images} images: {one_line(error)[-200:]}") from error
-    if kind.startswith("IVF"):
-        faiss.extract_index_ivf(index).nprobe = PROBED
     return index
 
 

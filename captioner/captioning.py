@@ -23,6 +23,7 @@ from .inputs import Item, find_inputs
 from .model import Captioner
 from .processor import CaptionerProcessor
 from .reading import MAX_PIXELS, Reader, Reading
+from .retrieval import Retriever, check_reads, join
 from .settings import GenerationSettings
 from .workers import read_ahead
 
@@ -47,10 +48,12 @@ class Captioning:
         scores: whether records say how likely a caption is.
         max_pixels: images with more are refused.
         reads_only: whether there are contexts alone and no images.
+        retriever: whose captions of images that look alike follow the context, or None.
         waited: seconds in which it had no images to work on.
 
     Raises:
         CaptioningError: a captioner without an image encoder, or a context that it cannot read.
+        StoreError: a retriever, but a captioner that does not read.
     """
 
     model: Captioner
@@ -63,6 +66,7 @@ class Captioning:
     scores: bool = False
     max_pixels: int = MAX_PIXELS
     reads_only: bool = False
+    retriever: Retriever | None = None
     waited: float = field(default=0.0, init=False)
 
     def __post_init__(self) -> None:
@@ -72,6 +76,8 @@ class Captioning:
             raise CaptioningError(f"this captioner reads {modalities} only; it cannot caption images; {remedy}")
         if self.context and "context" not in modalities:
             raise CaptioningError("`--context` was given, but this captioner has no context encoder; leave it out")
+        if self.retriever is not None:
+            check_reads(self.model)
         self.options = search_options(self.generation, self.model, self.processor)
 
     def run(
@@ -87,9 +93,10 @@ class Captioning:
             An item without its image, and its record: `image` (the name), then `caption` (and `captions` where
             several were asked for, `score` or `scores`, `context` where each image has its own), or `error`.
         """
-        reader = Reader(self.processor.image_settings, self.context, self.max_pixels)
+        look = self.retriever and self.retriever.encoder.settings
+        reader = Reader(self.processor.image_settings, self.context, self.max_pixels, look)
         readings = read_ahead(reader, _batches(items, self.batch_size), self.workers)
-        varies = bool(self.context and self.context.varies)
+        varies = bool(self.retriever or (self.context and self.context.varies))
         while not stop() and (window := self._next(readings, WINDOW if varies else 1)):
             results = self._caption([reading for reading in window if reading.error is None])
             for reading in window:
@@ -132,6 +139,7 @@ class Captioning:
     def _search(self, readings: Sequence[Reading]) -> list[dict[str, Any]]:
         """The captions of one batch."""
         model, processor = self.model, self.processor
+        self._retrieve([reading for reading in readings if reading.look is not None])
         batch = self._pixels([reading.pixels for reading in readings])
         if any(reading.context for reading in readings):
             texts = processor(context=[reading.context for reading in readings])
@@ -150,6 +158,13 @@ class Captioning:
         pixels = pixels.to(self.model.device, non_blocking=True)
         batch = {"pixel_values": self.processor.image_settings.normalize(pixels).to(self.model.dtype)}
         return batch if all(there) else batch | {"image_mask": torch.tensor(there, device=self.model.device)}
+
+    def _retrieve(self, readings: Sequence[Reading]) -> None:
+        """Let contexts go on with the captions of images that look alike."""
+        if readings:
+            looks, names = torch.stack([one.look for one in readings]), [one.item.name for one in readings]
+            for reading, captions in zip(readings, self.retriever(looks, names), strict=True):
+                reading.context, reading.look = join(reading.context, captions), None
 
     def _record(self, found: Sequence[Any]) -> dict[str, Any]:
         if not found:
@@ -180,6 +195,8 @@ def caption(
     workers: int = 0,
     scores: bool = False,
     seed: int = 0,
+    retrieve: str | Path | None = None,
+    neighbours: int = 4,
     **generation: Any,
 ) -> Iterator[dict[str, Any]]:
     """Caption images as they come, with the code of the `captioner caption` command.
@@ -194,6 +211,8 @@ def caption(
         workers: processes that read images.
         scores: whether records say how likely each caption is.
         seed: of samples.
+        retrieve: a caption store; captions of images in it that look alike follow each context.
+        neighbours: how many.
         generation: the other keys of `GenerationSettings`: `max_new_tokens`, `num_return_sequences`, `do_sample`, …
 
     Yields:
@@ -217,7 +236,9 @@ def caption(
     else:
         made = Context(context)
     options = GenerationSettings(num_beams=beams, **generation)
-    job = Captioning(*loaded, options, made, batch_size, workers, seed, scores, reads_only=reads_only)
+    retriever = retrieve and Retriever(retrieve, neighbours, device=loaded[0].device)
+    further = {"reads_only": reads_only, "retriever": retriever}
+    job = Captioning(*loaded, options, made, batch_size, workers, seed, scores, **further)
     return (record for _, record in job.run(items))
 
 

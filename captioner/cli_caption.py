@@ -22,11 +22,12 @@ from .journal import WriteError, encode
 from .outputs import Sidecars, write_records
 from .processes import Processes, stopping
 from .progress import progress, say
-from .settings import GenerationSettings
-from .terminal import BatchOption, WorkersOption, fail, quiet, teaching, writable
+from .settings import DataSettings, GenerationSettings, load_settings
+from .terminal import BatchOption, WorkersOption, fail, quiet, retrieval, teaching, writable
 
 if TYPE_CHECKING:
     from .captioning import Captioning
+    from .retrieval import Retriever
 
 STOPPED = 130
 DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
@@ -46,6 +47,8 @@ def caption(
     context_column: options.ContextColumn = None,
     context_ext: options.ContextExt = None,
     context_metadata: options.ContextMetadata = False,
+    retrieve: options.Retrieve = None,
+    neighbours: options.Neighbours = None,
     beams: options.Beams = None,
     captions: options.Captions = 1,
     max_new_tokens: options.MaxTokens = 30,
@@ -99,7 +102,8 @@ def caption(
     processes, around = Processes(device), (prefix, suffix)
     how = {"generation": generation, "context": read, "batch_size": batch_size, "seed": seed, "scores": scores}
     how |= {"reads_only": not paths} | ({} if max_pixels is None else {"max_pixels": max_pixels})
-    start = partial(_start, processes, model, dtype, num_workers, how)
+    data = load_settings(None, retrieval(retrieve, neighbours)).data
+    start = partial(_start, processes, model, dtype, num_workers, how, data)
     sidecars = _sidecars(sidecar, kind, context_ext)
     target = Target(output, sidecars, kind, errors, _folder(*paths[:1]))
     if output is None and sidecar is None:
@@ -108,6 +112,7 @@ def caption(
     settings = {
         "captioner": __version__, "model": model, "dtype": dtype, "generation": generation.model_dump(), "seed": seed,
         "context": read.template, "context_ext": read.sidecar_extension, "context_varies": read.varies,
+        "retrieve": data.retrieve, "neighbours": data.retrieve and data.neighbours,
         "prefix": prefix, "suffix": suffix, "scores": scores, "sidecar": sidecars and vars(sidecars),
     }  # fmt: skip
     _run(
@@ -116,12 +121,28 @@ def caption(
 
 
 def _start(
-    processes: Processes, model: str | None, dtype: str | None, workers: int, how: dict[str, Any], images: int
+    processes: Processes,
+    model: str | None,
+    dtype: str | None,
+    workers: int,
+    how: dict[str, Any],
+    data: DataSettings,
+    images: int,
 ) -> "Captioning":
     """Load the captioner; a few images need no workers."""
     from .captioning import Captioning
 
-    return Captioning(*_load(model, processes, dtype), workers=min(workers, images // how["batch_size"]), **how)
+    retriever = _retriever(data, processes)
+    workers = min(workers, images // how["batch_size"])
+    return Captioning(*_load(model, processes, dtype), workers=workers, retriever=retriever, **how)
+
+
+def _retriever(data: DataSettings, processes: Processes) -> "Retriever | None":
+    if data.retrieve is None:
+        return None
+    from .retrieval import Retriever
+
+    return Retriever(data.retrieve, data.neighbours, device=processes.device)
 
 
 def _run(job: Job, start: Callable[[int], "Captioning"], processes: Processes, around: tuple[str, str]) -> None:

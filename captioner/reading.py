@@ -32,12 +32,14 @@ class Reading:
         item: without its image and columns, which stay in the worker.
         pixels: uint8 (3, H, W); None where there is no image.
         context: what is known about the image, or None.
+        look: the pixels as the encoder of a caption store takes them, uint8, until captions were retrieved by them.
         error: why it cannot be read.
     """
 
     item: Item
     pixels: Tensor | None = None
     context: str | None = None
+    look: Tensor | None = None
     error: str | None = None
 
 
@@ -49,16 +51,21 @@ class Reader(Dataset):
         settings: size of the pixels; None where no item has an image.
         context: what makes contexts, or None.
         max_pixels: an image with more is refused before it is decoded.
+        look: size of the pixels for a caption store, or None.
     """
 
     settings: ImageSettings | None
     context: Context | None = None
     max_pixels: int = MAX_PIXELS
+    look: ImageSettings | None = None
 
     def __getitem__(self, item: Item) -> Reading:
         reading = Reading(replace(item, image=None, columns={}))
         try:
-            reading.pixels = None if item.image is None else self._pixels(item)
+            if item.image is not None:
+                image = self._open(item)
+                reading.pixels = self.settings.fit(image)
+                reading.look = self.look and self.look.fit(image)
             reading.context = self.context(item) if self.context else None
             if item.image is None and reading.context is None:
                 raise ValueError("there is neither an image nor a context")
@@ -66,7 +73,7 @@ class Reader(Dataset):
             reading.error = reason(error)
         return reading
 
-    def _pixels(self, item: Item) -> Tensor:
+    def _open(self, item: Item) -> Image.Image:
         if item.file is not None:
             _check_file(item.file)
         with pixel_limit(self.max_pixels):
@@ -74,7 +81,7 @@ class Reader(Dataset):
         if min(image.size) < MIN_SIDE:
             width, height = image.size
             raise ValueError(f"the image is {width} pixels wide and {height} high; each must be at least {MIN_SIDE}")
-        return self.settings.fit(image)
+        return image
 
 
 def _check_file(file: str) -> None:

@@ -5,6 +5,7 @@ Knows nothing about files or training.
 """
 
 from collections.abc import Sequence
+from os.path import basename
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from torch.utils.data import Dataset
 from .caption_store import CaptionStore, StoreError
 from .model import Captioner
 from .progress import progress
-from .settings import DataSettings
+from .settings import NEAR_DUPLICATE, DataSettings
 from .store_encoder import StoreEncoder
 
 SPARE = 8  # images that are looked for beyond those wanted, since some may be the image itself
@@ -39,7 +40,9 @@ class Retriever:
         StoreError: no store, a store that does not fit its encoder, or FAISS missing.
     """
 
-    def __init__(self, directory: str | Path, neighbours: int, near_duplicate: float, device: Any = "cpu"):
+    def __init__(
+        self, directory: str | Path, neighbours: int, near_duplicate: float = NEAR_DUPLICATE, device: Any = "cpu"
+    ):
         self.store, self.neighbours, self.near_duplicate = CaptionStore(directory), neighbours, near_duplicate
         self.encoder = StoreEncoder.of_store(self.store.directory, self.store.facts)
         self.encoder.encoder.to(device)
@@ -61,18 +64,21 @@ def neighbours(
 
     Args:
         features: (B, D).
-        ids: of the B images; what a store has under the same id is passed over.
+        ids: of the B images, often paths; what a store has under the same last part is passed over.
         count: at most, per image.
         near_duplicate: images with this cosine or more are passed over.
     """
-    wanted, most = count + SPARE, min(len(store), MOST)
+    names, wanted, most = [basename(name) for name in ids], count + SPARE, min(len(store), MOST)
     while True:
-        cosines, places = store.search(features, wanted)
-        found = [
-            [int(place) for cosine, place in zip(*row, strict=True) if place >= 0 and cosine < near_duplicate]
-            for row in zip(cosines, places, strict=True)
+        found = zip(names, *store.search(features, wanted), strict=True)
+        others = [
+            [
+                place
+                for cosine, place in zip(cosines, places.tolist(), strict=True)
+                if place >= 0 and cosine < near_duplicate and basename(store.ids[place]) != name
+            ]
+            for name, cosines, places in found
         ]
-        others = [[p for p in own if store.ids[p] != name] for own, name in zip(found, ids, strict=True)]
         if wanted >= most or all(len(own) >= count for own in others):
             return [own[:count] for own in others]
         wanted *= 4

@@ -12,6 +12,8 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, NonNegativeInt, PositiveInt, ValidationError
 
+NEAR_DUPLICATE = 0.99  # cosine of features
+
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -77,7 +79,7 @@ class DataSettings(Section):
     limit: PositiveInt | None = None  # first samples of each split only
     retrieve: str | None = None  # a caption store: captions of images that look alike follow each context
     neighbours: PositiveInt = 4  # these images, one caption of each
-    near_duplicate: float = Field(default=0.99, gt=0)  # with this cosine, an image is the same one and passed over
+    near_duplicate: float = Field(default=NEAR_DUPLICATE, gt=0)  # images with this cosine are the same
     feature_store: str | None = None  # folder for the features of a frozen image encoder, made if it is not there
     modality_dropout: dict[Literal["image", "context"], Share] = {}  # chance of hiding it in training; never both
 

@@ -131,13 +131,18 @@ class Fit:
         self.settings = settings
 
     def __call__(self, samples: list[dict[str, Any]]) -> tuple[Tensor | None, list[dict[str, Any]], int]:
-        """Samples → uint8 (B, 3, H, W) of those whose image can be read, these samples, and how many cannot."""
+        """Samples → uint8 (B, 3, H, W) of those whose image can be read, these samples, and how many cannot.
+
+        Of several images the first one counts.
+        """
         pixels, kept, failed = [], [], 0
         for sample in samples:
-            if sample.get("image") is None:
+            image = sample.get("image")
+            image = next(iter(image), None) if isinstance(image, list) else image
+            if image is None:
                 continue
             try:
-                pixels.append(self.settings.fit(open_image(sample["image"])))
+                pixels.append(self.settings.fit(open_image(image)))
                 kept.append({key: value for key, value in sample.items() if key != "image"})
             except ImageError:
                 failed += 1

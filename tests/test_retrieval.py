@@ -1,0 +1,334 @@
+"""Contexts from a caption store: near images speak, the image itself never does, and any store fits any captioner."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from conftest import tiny_captioner
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+from PIL import Image
+from runs import lines, settings
+from typer.testing import CliRunner
+
+from captioner import load
+from captioner.caption_store import CaptionStore, StoreError, write_store
+from captioner.captioning import caption
+from captioner.cli import app
+from captioner.data import load_split
+from captioner.encoders import ImageEncoder
+from captioner.images import ImageSettings
+from captioner.retrieval import Retriever, join, neighbours, retrieved
+from captioner.settings import DataSettings
+from captioner.store_encoder import StoreEncoder
+from captioner.training import train
+
+TINY = {"name": "vit_tiny_patch16_224", "image_size": 32, "embed_dim": 16, "depth": 1, "num_heads": 2}
+COLOURS = ("red", "green", "blue", "yellow", "white", "black", "orange", "purple")
+
+
+def draw(colour, seed):
+    """A photo of mostly one colour: those of a colour are alike, no two are the same."""
+    noise = np.random.default_rng(seed).normal(0, 25, (40, 40, 3))
+    return Image.fromarray((np.array(Image.new("RGB", (40, 40), colour)) + noise).clip(0, 255).astype(np.uint8))
+
+
+def make_table(folder, count, word="photo"):
+    """A table of photos, `count` of each colour, each with two captions and a title."""
+    folder.mkdir()
+    rows = []
+    for i in range(count * len(COLOURS)):
+        colour = COLOURS[i % len(COLOURS)]
+        draw(colour, i).save(folder / f"{i:02}.png")
+        row = {
+            "image": f"{i:02}.png",
+            "captions": [f"{word} {i} is {colour} .", f"{colour} {i}"],
+            "title": f"title {i}",
+        }
+        rows.append(json.dumps(row))
+    (folder / "train.jsonl").write_text("\n".join(rows))
+    (folder / "validation.jsonl").write_text("\n".join(rows[: len(COLOURS)]))
+    return folder
+
+
+def tiny_encoder(seed=0):
+    torch.manual_seed(seed)
+    return StoreEncoder(TINY, ImageEncoder(TINY), ImageSettings(32, 32))
+
+
+def build(directory, table, encoder=None, split="train"):
+    encoder = encoder or tiny_encoder()
+    samples = load_split(DataSettings(source="table", path=str(table)), split)
+    batches = encoder.look(samples, range(len(samples)), 5, 0)
+    made = ((features, [s["id"] for s in own], [s["captions"] for s in own]) for features, own in batches)
+    write_store(directory, made, encoder.save)
+    return directory
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory):
+    return make_table(tmp_path_factory.mktemp("data") / "table", 4)
+
+
+@pytest.fixture(scope="module")
+def store(table, tmp_path_factory):
+    return build(tmp_path_factory.mktemp("stores") / "store", table)
+
+
+@pytest.fixture
+def samples(table):
+    return load_split(DataSettings(source="table", path=str(table)), "train")
+
+
+def data_settings(store, **options):
+    return DataSettings(source="table", retrieve=str(store), **options)
+
+
+def test_a_store_gives_back_ids_and_captions(store, samples):
+    opened = CaptionStore(store)
+    assert list(opened.ids) == [sample["id"] for sample in samples.texts]
+    assert [opened.captions_of(i) for i in range(len(opened))] == [sample["captions"] for sample in samples.texts]
+    assert opened.facts["captions"] == 2 * opened.facts["images"] == 64
+
+
+def test_nothing_in_a_store_is_executed_when_it_is_read(store):
+    assert {path.suffix for path in store.iterdir()} == {".npy", ".json", ".safetensors", ".faiss"}
+    for path in store.glob("*.npy"):
+        np.load(path, allow_pickle=False)
+
+
+def test_what_grows_with_the_images_is_memory_mapped(store):
+    opened = CaptionStore(store)
+    arrays = (opened.captions.letters, opened.captions.ends, opened.ids.letters, opened.ids.ends, opened.ends)
+    assert all(isinstance(array, np.memmap) for array in arrays)
+    with open("/proc/self/maps") as maps:
+        assert str(store / "index.faiss") in maps.read()
+
+
+def test_neighbours_are_the_nearest_by_cosine(store):
+    opened = CaptionStore(store)
+    retriever = Retriever(store, 3, near_duplicate=2.0)
+    pixels = torch.stack([retriever.encoder.settings.fit(draw(colour, 100)) for colour in COLOURS])
+    features = retriever.encoder(pixels)
+    everything = np.stack([opened.index.reconstruct(i) for i in range(len(opened))])
+    cosines = features / np.linalg.norm(features, axis=1, keepdims=True) @ everything.T
+    expected = np.argsort(-cosines, axis=1)[:, :3].tolist()
+    assert neighbours(opened, features, [""] * len(COLOURS), 3, 2.0) == expected
+    assert retriever(pixels, [""] * len(COLOURS)) == [[opened.captions_of(i)[0] for i in row] for row in expected]
+
+
+def test_in_training_an_image_never_gets_its_own_captions(store, samples):
+    found = retrieved(samples, data_settings(store), tiny_captioner(), 0)
+    for row, sample in enumerate(found):
+        own = samples[row]["captions"]
+        texts = sample["context"].split(" . ")
+        assert len(texts) == 4
+        assert not {join(None, [text]) for text in own} & set(texts)
+
+
+@given(data=st.data())
+@hypothesis_settings(max_examples=40)
+def test_neither_an_image_nor_its_near_duplicates_ever_come_back(data, tmp_path_factory):
+    count = data.draw(st.integers(2, 40))
+    draw_numbers = np.random.default_rng(data.draw(st.integers(0, 10_000)))
+    features = draw_numbers.normal(size=(count, 8)).astype(np.float32)
+    copies = data.draw(st.lists(st.tuples(st.integers(0, count - 1), st.integers(0, count - 1)), max_size=30))
+    for original, copy in copies:
+        features[copy] = features[original] * 3 + draw_numbers.normal(scale=1e-4, size=8)
+    ids = [str(data.draw(st.integers(0, count))) for _ in range(count)]
+    directory = tmp_path_factory.mktemp("store")
+    write_store(directory / "store", [(features, ids, [[name] for name in ids])], tiny_facts)
+    opened, wanted = CaptionStore(directory / "store"), data.draw(st.integers(1, 6))
+    found = neighbours(opened, features, ids, wanted, 0.99)
+    unit = features / np.linalg.norm(features, axis=1, keepdims=True)
+    for row, own in enumerate(found):
+        others = [i for i in range(count) if ids[i] != ids[row] and unit[row] @ unit[i] < 0.989]
+        assert not [i for i in own if ids[i] == ids[row] or unit[row] @ unit[i] > 0.991]
+        assert len(own) >= min(wanted, len(others))
+    shutil.rmtree(directory)
+
+
+def tiny_facts(directory):
+    return {}
+
+
+def test_many_copies_of_an_image_do_not_crowd_the_others_out(tmp_path):
+    features = np.vstack([np.tile(np.eye(8, dtype=np.float32)[:1], (200, 1)), np.eye(8, dtype=np.float32) + 0.5])
+    ids = [f"copy {i}" for i in range(200)] + [f"other {i}" for i in range(8)]
+    write_store(tmp_path / "store", [(features, ids, [[name] for name in ids])], tiny_facts)
+    (found,) = neighbours(CaptionStore(tmp_path / "store"), features[:1], ["query"], 4, 0.99)
+    assert len(found) == 4
+    assert min(found) >= 200
+
+
+def test_a_photo_saved_again_smaller_and_worse_counts_as_the_same(store, table, tmp_path):
+    with Image.open(table / "03.png") as photo:
+        photo.resize((36, 36)).save(tmp_path / "again.jpg", quality=90)
+    retriever = Retriever(store, 4, 0.99)
+    with Image.open(tmp_path / "again.jpg") as photo:
+        (found,) = retriever(retriever.encoder.settings.fit(photo)[None], ["again"])
+    assert not [text for text in found if text.startswith("photo 3 ")]
+
+
+def test_retrieved_captions_follow_what_was_typed(table, store):
+    data = DataSettings(source="table", path=str(table), context_column="title", retrieve=str(store), neighbours=2)
+    split = load_split(data, "validation")
+    for row, sample in enumerate(retrieved(split, data, tiny_captioner(), 0)):
+        typed, *texts = sample["context"].split(" . ")
+        assert typed == f"title {row}"
+        assert len(texts) == 2
+        assert all(text.startswith("photo ") for text in texts)
+
+
+@pytest.mark.parametrize(
+    ("typed", "captions", "context"),
+    [
+        (None, ["a dog .", "A cat."], "a dog . A cat"),
+        ("rex", ["a dog"], "rex . a dog"),
+        (" rex. ", [], "rex"),
+        (None, [" "], None),
+        (None, [], None),
+    ],
+)
+def test_a_context_is_what_was_typed_then_sentences(typed, captions, context):
+    assert join(typed, captions) == context
+
+
+def test_a_sample_without_an_image_keeps_its_context(samples, store):
+    class Blind:
+        texts = samples.texts
+
+        def __len__(self):
+            return 2
+
+        def __getitem__(self, index):
+            return {**samples[index], "context": "typed", **({"image": None} if index else {})}
+
+    found = retrieved(Blind(), data_settings(store), tiny_captioner(), 0)
+    assert found[1]["context"] == "typed"
+    assert found[0]["context"].startswith("typed . photo")
+
+
+def test_the_store_of_another_domain_takes_the_place_of_the_first_without_training(table, store, samples, tmp_path):
+    other = build(tmp_path / "other", make_table(tmp_path / "table", 2, word="painting"), tiny_encoder(seed=1))
+    model = tiny_captioner()
+    words = [
+        {
+            text.split()[0]
+            for sample in retrieved(samples, data_settings(place), model, 0)
+            for text in sample["context"].split(" . ")
+        }
+        for place in (store, other)
+    ]
+    assert words == [{"photo"}, {"painting"}]
+
+
+def test_captioning_reads_whichever_store_it_is_given(table, store, tmp_path):
+    other = build(tmp_path / "other", make_table(tmp_path / "table", 2, word="painting"), tiny_encoder(seed=1))
+    loaded = load("scenes-separate")
+    contexts = []
+    for place in (store, other):
+        (record,) = caption([table / "00.png"], model=loaded, context="typed", retrieve=place, neighbours=2, beams=1)
+        contexts.append(record["context"].split(" . "))
+    assert [[text.split()[0] for text in own] for own in contexts] == [
+        ["typed", "photo", "photo"],
+        ["typed", "painting", "painting"],
+    ]
+
+
+def test_another_encoder_in_a_store_is_an_error_that_says_what_to_do(store, tmp_path):
+    shutil.copytree(store, tmp_path / "store")
+    facts = tiny_encoder(seed=1).save(tmp_path / "store")
+    message = f"made by another image encoder .*not {facts['fingerprint'][:12]}.*`captioner index`"
+    with pytest.raises(StoreError, match=message):
+        Retriever(tmp_path / "store", 4, 0.99)
+
+
+@pytest.mark.parametrize("key", ["image_encoder", "image_settings"])
+def test_another_configuration_or_treatment_of_images_is_refused_too(store, tmp_path, key):
+    shutil.copytree(store, tmp_path / "store")
+    facts = json.loads((store / "store.json").read_text())
+    facts[key] |= {"crop_pct": 0.9}
+    (tmp_path / "store/store.json").write_text(json.dumps(facts))
+    with pytest.raises(StoreError, match="made by another image encoder"):
+        Retriever(tmp_path / "store", 4, 0.99)
+
+
+def test_what_is_no_store_or_a_mixed_one_is_refused(store, tmp_path):
+    with pytest.raises(StoreError, match="is no caption store; make one with `captioner index"):
+        CaptionStore(tmp_path)
+    shutil.copytree(store, tmp_path / "store")
+    np.save(tmp_path / "store/images.npy", np.arange(3))
+    with pytest.raises(StoreError, match="mixes files of several stores"):
+        CaptionStore(tmp_path / "store")
+
+
+def test_a_captioner_that_does_not_read_is_refused(store, samples):
+    blind = tiny_captioner(context_encoder=None)
+    with pytest.raises(StoreError, match="has no context encoder; set `model.context_encoder`"):
+        retrieved(samples, data_settings(store), blind, 0)
+
+
+def test_a_killed_build_leaves_the_store_before_it(store, table, tmp_path):
+    shutil.copytree(store, tmp_path / "store")
+
+    def batches():
+        yield np.ones((1, 16), np.float32), ["one"], [["a caption"]]
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_store(tmp_path / "store", batches(), tiny_facts)
+    assert len(CaptionStore(tmp_path / "store")) == 32
+
+
+def test_an_inverted_file_finds_what_an_exact_index_finds_most_of_the_time(tmp_path):
+    centres = np.random.default_rng(0).normal(size=(50, 16))
+    features = np.repeat(centres, 40, axis=0) + np.random.default_rng(1).normal(scale=0.3, size=(2000, 16))
+    features, ids = features.astype(np.float32), [str(i) for i in range(2000)]
+    found = {}
+    for kind in ("SQfp16", "IVF32,SQfp16"):
+        write_store(tmp_path / kind, [(features, ids, [[name] for name in ids])], tiny_facts, kind)
+        found[kind] = neighbours(CaptionStore(tmp_path / kind), features, ids, 4, 0.99999)
+    same = np.mean([len(set(a) & set(b)) / 4 for a, b in zip(*found.values(), strict=True)])
+    assert same > 0.95
+    with pytest.raises(StoreError, match="FAISS cannot make an index 'IVF'"):
+        write_store(tmp_path / "bad", [(features, ids, [[name] for name in ids])], tiny_facts, "IVF")
+
+
+def test_training_evaluation_and_captioning_read_a_store_from_the_command_line(table, tmp_path):
+    base = tiny_run(table, tmp_path)
+    invoke("index", table, "--output", tmp_path / "store", "--model", base, "data.context_column=title")
+    config = tmp_path / "run.yaml"
+    config.write_text("data: {source: table}")
+    run = [config, f"data.path={table}", "data.context_column=title", *STEPS, "--retrieve", tmp_path / "store"]
+    invoke("train", *run, f"model.init_from={base}", f"training.output_dir={tmp_path / 'run'}", "--neighbours", 2)
+    assert "data.neighbours" not in (tmp_path / "run/settings.yaml").read_text()
+    trained = tmp_path / "run/last"
+    assert "cider_d" in lines(tmp_path / "run")[-1]
+    options = ["--config", config, f"data.path={table}", "data.context_column=title", "--num-workers", 0]
+    shown = invoke("evaluate", "--model", trained, *options, "--retrieve", tmp_path / "store", "--ablate")
+    assert "context shuffled" in shown
+    shown = invoke("caption", table / "00.png", "--model", trained, "--retrieve", tmp_path / "store", "--json")
+    record = json.loads(shown.strip().splitlines()[-1])
+    texts = record["context"].split(" . ")
+    assert len(texts) == 4
+    assert not [text for text in texts if text.startswith("photo 0 ")]
+
+
+STEPS = ["training.max_steps=2", "training.per_device_train_batch_size=4", "training.dataloader_num_workers=0"]
+
+
+def tiny_run(table, folder):
+    """A captioner trained for two steps, without a store."""
+    place = [f"data.path={table}", "data.source=table", "data.context_column=title", "data.levels=[1]"]
+    train(settings(folder / "base", *place, *STEPS))
+    return folder / "base/last"
+
+
+def invoke(*words):
+    result = CliRunner().invoke(app, [str(word) for word in words])
+    assert result.exit_code == 0, result.output
+    return result.output
