@@ -10,13 +10,12 @@ from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBas
 from .configuration import CaptionerConfig
 from .foreign import ARCHITECTURES, SUPPORTED, adopt
 from .model import Captioner
-from .parts import from_parts, pretrained
+from .parts import SHIPPED, from_parts, pretrained
 from .processor import CaptionerProcessor
 from .settings import DataSettings, ModelSettings
 from .vocabulary import train_tokenizer
 from .wording import one_line
 
-SHIPPED = Path(__file__).parent / "shipped"
 DEFAULT_MODEL = "Salesforce/blip-image-captioning-base"
 HUB_OPTIONS = ("revision", "token", "cache_dir", "local_files_only", "force_download", "subfolder")
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from safetensors import safe_open
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
 
@@ -21,6 +22,8 @@ from .wording import one_line
 
 # Model type of transformers → how its language models are translated.
 DECODERS = FAMILIES | LLAMA_FAMILIES
+SHIPPED = Path(__file__).parent / "shipped"
+IMAGE_ENCODER = "encoder.image.backbone."  # in a captioner's weights
 
 
 class PartsError(ValueError):
@@ -47,7 +50,8 @@ def from_parts(
 
     Args:
         image_encoder: a timm name (or its Hub id, `timm/…`), with its weights from the Hub; or a dict as in
-            `CaptionerConfig`, in which `pretrained` may be true (weights from the Hub), false or the path of a file.
+            `CaptionerConfig`, in which `pretrained` may be true (weights from the Hub), false, the path of a file, or a
+            captioner (a directory or a shipped name) whose image encoder has the same shape.
         context_encoder: name or directory of a transformers text encoder; or a configuration of a new one.
         decoder: name or directory of a language model of a family in `DECODERS`; or a `DecoderConfig` as a dict.
         conditioning, fusion, modality_order, memory: as in `CaptionerConfig`; "separate" with "gated" leaves the
@@ -156,12 +160,22 @@ def load_pretrained_parts(
 
 
 def load_timm_weights(backbone: nn.Module, image_encoder: dict[str, Any]) -> None:
-    """Weights from the Hub (`pretrained: true`) or a local file (`pretrained: path`), resized to the image size."""
+    """Weights from the Hub (`pretrained: true`) or a local file (`pretrained: path`), resized to the image size.
+
+    Where it names a captioner, those of its image encoder as they are.
+    """
     weights = image_encoder["pretrained"]
+    places = [place / "model.safetensors" for place in (Path(str(weights)), SHIPPED / str(weights))]
+    captioner = next((file for file in places if file.is_file()), None)
+    if captioner is not None:
+        _load_eyes(backbone, captioner)
+        return
     options = {k: v for k, v in image_encoder.items() if k != "pretrained"}
     if isinstance(weights, str):
         if not Path(weights).is_file():
-            raise PartsError(f"`image_encoder.pretrained` is {weights!r}, which is no file; give one, true or false")
+            raise PartsError(
+                f"`image_encoder.pretrained` is {weights!r}, which is no file and no captioner; give one, true or false"
+            )
         options["pretrained_cfg_overlay"] = {"file": weights}
     try:
         source = build_backbone(options, pretrained=True)
@@ -171,6 +185,20 @@ def load_timm_weights(backbone: nn.Module, image_encoder: dict[str, Any]) -> Non
             f"the path of a local file ({one_line(error)[:160]})"
         ) from error
     backbone.load_state_dict(source.state_dict())
+
+
+def _load_eyes(backbone: nn.Module, file: Path) -> None:
+    """The image encoder's weights in a captioner's file."""
+    with safe_open(file, "pt") as tensors:
+        names = [name for name in tensors.keys() if name.startswith(IMAGE_ENCODER)]  # noqa: SIM118
+        weights = {name.removeprefix(IMAGE_ENCODER): tensors.get_tensor(name) for name in names}
+    try:
+        backbone.load_state_dict(weights)
+    except RuntimeError as error:
+        raise PartsError(
+            f"{file} has no image encoder of this shape; set `model.image_encoder` as its config.json has it "
+            f"({one_line(error)[:160]})"
+        ) from error
 
 
 def fill(captioner: nn.Module, weights: dict[str, Tensor]) -> None:

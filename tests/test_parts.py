@@ -25,7 +25,7 @@ from transformers import (
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 from captioner import Captioner, from_parts
-from captioner.adopt import assemble
+from captioner.adopt import assemble, load
 from captioner.attention import MODES
 from captioner.configuration import DecoderConfig
 from captioner.decoding import SearchOptions, search
@@ -378,3 +378,17 @@ def test_weights_without_a_place_are_refused(tmp_path):
     captioner, _ = gated(tmp_path)
     with pytest.raises(PartsError, match=r"weights without a place in the captioner: \['decoder.nose'\]"):
         fill(captioner, {"decoder.nose": torch.zeros(1)})
+
+
+def test_a_captioner_lends_its_image_encoder_to_a_new_one(tmp_path):
+    lender, _ = load("scenes-separate")
+    shape = lender.config.image_encoder
+    tokenizer = train_tokenizer(["a red circle"], kind="word", min_frequency=1)
+    decoder = {"hidden_size": 32, "num_layers": 1, "num_heads": 2}
+    lender.save_pretrained(tmp_path)
+    for name in ("scenes-separate", str(tmp_path)):
+        captioner, _ = from_parts(shape | {"pretrained": name}, decoder=decoder, tokenizer=tokenizer)
+        for key, weight in lender.encoder.image.backbone.state_dict().items():
+            assert torch.equal(captioner.encoder.image.backbone.state_dict()[key], weight)
+    with pytest.raises(PartsError, match="has no image encoder of this shape; set `model.image_encoder` as its"):
+        from_parts(shape | {"depth": 2, "pretrained": str(tmp_path)}, decoder=decoder, tokenizer=tokenizer)
