@@ -21,7 +21,7 @@ from captioner.settings import Settings, load_settings
 from captioner.training import train
 
 DATA, FOLDER = sys.argv[1], Path(sys.argv[2])
-STEPS, WORD_STEPS = 400, 200
+STEPS, WORD_STEPS = 300, 150
 BASE = [f"training.{name}={value}" for name, value in {
     "max_steps": STEPS, "warmup_steps": 40, "average_decay": 0.98, "eval_steps": STEPS, "save_steps": STEPS,
     "dataloader_num_workers": 0,
