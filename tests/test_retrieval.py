@@ -2,16 +2,19 @@
 
 import json
 import shutil
+import sys
 
 import numpy as np
 import pytest
+import timm
 import torch
 from conftest import tiny_captioner
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from PIL import Image
-from runs import lines, settings
+from runs import launch, lines, settings
+from safetensors.torch import save_file
 from typer.testing import CliRunner
 
 from captioner import load
@@ -296,6 +299,57 @@ def test_an_inverted_file_finds_what_an_exact_index_finds_most_of_the_time(tmp_p
     assert same > 0.95
     with pytest.raises(StoreError, match="FAISS cannot make an index 'IVF'"):
         write_store(tmp_path / "bad", [(features, ids, [[name] for name in ids])], tiny_facts, "IVF")
+
+
+SHARED = """
+import json, sys
+from accelerate import Accelerator
+from captioner import load
+from captioner.data import load_split
+from captioner.retrieval import retrieved
+from captioner.settings import DataSettings
+table, store, output = sys.argv[1:]
+data, accelerator = DataSettings(source="table", path=table, retrieve=store), Accelerator(cpu=True)
+found = retrieved(load_split(data, "train"), data, load("scenes-separate")[0], 0, accelerator)
+with open(f"{output}.{accelerator.process_index}", "w") as file:
+    json.dump([sample["context"] for sample in found], file)
+"""
+
+
+def test_two_processes_retrieve_together_what_one_retrieves(table, store, samples, tmp_path):
+    (tmp_path / "shared.py").write_text(SHARED)
+    launch(str(tmp_path / "shared.py"), str(table), str(store), str(tmp_path / "contexts"))
+    alone = [sample["context"] for sample in retrieved(samples, data_settings(store), tiny_captioner(), 0)]
+    assert [json.loads((tmp_path / f"contexts.{i}").read_text()) for i in range(2)] == [alone, alone]
+
+
+def test_any_timm_model_with_weights_from_a_file_can_look(tmp_path):
+    source = timm.create_model("test_vit", num_classes=10)
+    save_file(source.state_dict(), tmp_path / "weights.safetensors")
+    encoder = StoreEncoder.of_timm("test_vit", str(tmp_path / "weights.safetensors"))
+    pixels = torch.randint(256, (2, 3, encoder.settings.height, encoder.settings.width), dtype=torch.uint8)
+    with torch.no_grad():
+        expected = source.eval().forward_features(encoder.settings.normalize(pixels)).mean(1).numpy()
+    np.testing.assert_allclose(encoder(pixels), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_without_faiss_the_error_names_the_extra(store, monkeypatch):
+    monkeypatch.setitem(sys.modules, "faiss", None)
+    with pytest.raises(StoreError, match=r"pip install 'captioner\[retrieval\]'"):
+        CaptionStore(store)
+
+
+@pytest.mark.parametrize("looks", [[], ["--model", "scenes-separate", "--encoder", "test_vit"]])
+def test_index_wants_one_encoder(table, tmp_path, looks):
+    result = CliRunner().invoke(app, ["index", str(table), "--output", str(tmp_path / "store"), *looks])
+    assert result.exit_code == 2
+    assert "a captioner with `--model`, or a timm model with `--encoder`" in result.output
+
+
+def test_index_never_writes_over_what_is_no_store(table):
+    result = CliRunner().invoke(app, ["index", str(table), "--output", str(table), "--model", "scenes-separate"])
+    assert result.exit_code == 2
+    assert "is there already and no caption store" in result.output
 
 
 def test_training_evaluation_and_captioning_read_a_store_from_the_command_line(table, tmp_path):
