@@ -1,6 +1,6 @@
 """Score a captioner of questions or translations on unseen scenes: the tables of questions.md and translation.md.
 
-`python benchmarks/scene_tasks.py questions runs/vqa/best` or `… translation runs/translate/best`: share of right answers
+`python benchmarks/scene_tasks.py questions runs/vqa/best`, or `translation` and its captioner: share of right answers
 by kind (or level), as it is, and with each modality blanked and taken from another sample.
 """
 
