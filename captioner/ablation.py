@@ -31,7 +31,7 @@ class Shuffled(Blanked):
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         other = (index + max(len(self) // 2, 1)) % len(self)
-        return {**self.samples[index], self.modality: self.samples[other][self.modality]}
+        return {**self.samples[index], self.modality: self.samples[other].get(self.modality)}
 
 
 KINDS = {"blanked": Blanked, "shuffled": Shuffled}

@@ -1,7 +1,8 @@
 """Every dataset source to one schema, and samples of that schema to the tensors of `Captioner.forward`.
 
-A sample is a dict of `image` (a path, `{"bytes", "path"}` or None), `captions` (list of str), `context` (str or None)
-and `id` (str). Images stay encoded until a worker collates them. Knows nothing about models or scores.
+A sample is a dict of `image` (a path, `{"bytes", "path"}`, a list of those or None), `captions` (list of str),
+`context` (str or None), `id` (str), and each further modality by its name (an array, a path or None). Images stay
+encoded until a worker collates them. Knows nothing about models or scores.
 """
 
 import logging
@@ -21,6 +22,7 @@ from torch import Tensor
 from .images import ImageError, ImageSettings, open_image
 from .processor import CaptionerProcessor
 from .settings import DataSettings
+from .several_images import each, stack
 from .sources import SOURCES, DataError, Rows
 from .vqa import read_vqa
 from .wording import one_line, some
@@ -184,7 +186,7 @@ class Collator:
         augment: options of `timm.data.create_transform`; empty: the processor's plain transform. Crops, flips
             and colour changes are off unless asked for, since captions speak of borders, sides and colours.
         seed: of captions and augmentations.
-        modalities: `config.modalities` of the captioner; None: image and context where a sample has one.
+        modalities: `config.modalities` of the captioner; None: those that a sample of the batch has.
 
     Raises:
         DataError: an option of `augment` that timm refuses; when called, a batch without any readable image.
@@ -209,7 +211,7 @@ class Collator:
         return cls(processor, captions_per_image=None, modalities=modalities)
 
     def __call__(self, samples: list[dict[str, Any]]) -> dict[str, Any]:
-        """B samples → `pixel_values` (B, 3, H, W), `context_input_ids` (B, L), `labels` (N, T), …"""
+        """B samples → `pixel_values` (B, 3, H, W), `context_input_ids` (B, L), `labels` (N, T), `NAME_values`, …"""
         given, batch = {}, {}
         if self._wants("image", samples):
             samples, images = self._open(samples)
@@ -217,10 +219,12 @@ class Collator:
                 given["images"] = images
             else:
                 batch = self._augmented(samples, images)
-        if self._wants("context", samples):
-            given["context"] = [sample.get("context") for sample in samples]
+        for name in ("context", *self.processor.further):
+            if self._wants(name, samples):
+                given[name] = [sample.get(name) for sample in samples]
         if self.captions_per_image is None:
-            batch["samples"] = [{k: v for k, v in sample.items() if k != "image"} for sample in samples]
+            heavy = ("image", *self.processor.further)
+            batch["samples"] = [{k: v for k, v in sample.items() if k not in heavy} for sample in samples]
         else:
             given["captions"] = [self._draw(sample) for sample in samples]
         return {**batch, **self.processor(**given)} if given else batch
@@ -231,12 +235,12 @@ class Collator:
         usable = modality != "image" or self.processor.image_settings is not None
         return usable and any(sample.get(modality) is not None for sample in samples)
 
-    def _open(self, samples: list[dict[str, Any]]) -> tuple[list[dict], list[Pillow.Image | None]]:
-        """The samples whose image is readable or absent, and those images."""
+    def _open(self, samples: list[dict[str, Any]]) -> tuple[list[dict], list[Any]]:
+        """The samples whose images are readable or absent, and those images: one, None or a list of a sample."""
         kept, images = [], []
         for sample in samples:
             try:
-                images.append(None if sample.get("image") is None else open_image(sample["image"]))
+                images.append(each(open_image, self.processor.cut_images(sample.get("image"))))
                 kept.append(sample)
             except ImageError as error:
                 self._log(sample["id"], error)
@@ -250,14 +254,12 @@ class Collator:
             self._logged.add(name)
             logger.warning("sample %s left out (%d so far in this worker): %s", name, len(self._logged), error)
 
-    def _augmented(self, samples: list[dict[str, Any]], images: list[Pillow.Image | None]) -> dict[str, Tensor]:
-        settings = self.processor.image_settings
-        pixels = torch.zeros(len(images), 3, settings.height, settings.width)
-        mask = torch.tensor([image is not None for image in images])
-        for row, (sample, image) in enumerate(zip(samples, images, strict=True)):
-            if image is not None:
-                with _seeded(self.seed, sample.get("epoch", 0), sample["index"]):
-                    pixels[row] = self.transform(image)
+    def _augmented(self, samples: list[dict[str, Any]], images: list[Any]) -> dict[str, Tensor]:
+        settings, made = self.processor.image_settings, []
+        for sample, image in zip(samples, images, strict=True):
+            with _seeded(self.seed, sample.get("epoch", 0), sample["index"]):
+                made.append(each(self.transform, image))
+        pixels, mask = stack(made, torch.zeros(3, settings.height, settings.width))
         return {"pixel_values": pixels} if mask.all() else {"pixel_values": pixels, "image_mask": mask}
 
     def _draw(self, sample: dict[str, Any]) -> list[str]:

@@ -17,7 +17,7 @@ from .model import Captioner
 from .settings import SettingsError, TrainingSettings
 from .wording import one_line
 
-PARTS = ("image_encoder", "context_encoder", "decoder", "cross_attention")
+PARTS = ("image_encoder", "context_encoder", "decoder", "cross_attention", "encoders")
 
 
 def part_parameters(model: Captioner) -> dict[str, list[nn.Parameter]]:
@@ -26,9 +26,11 @@ def part_parameters(model: Captioner) -> dict[str, list[nn.Parameter]]:
     modules = {
         "image_encoder": [encoder.image],
         "context_encoder": [encoder.context],
+        **{f"encoders.{name}": [part] for name, part in encoder.further.items()},
         "cross_attention": [
             encoder.projections,
             encoder.resamplers,
+            encoder.image_places,
             *(block.cross_attention for block in model.decoder.blocks),
         ],
     }
@@ -37,6 +39,15 @@ def part_parameters(model: Captioner) -> dict[str, list[nn.Parameter]]:
     }
     elsewhere = {p for own in parts.values() for p in own}
     return parts | {"decoder": [p for p in model.parameters() if p not in elsewhere]}
+
+
+def part_rate(part: str, options: TrainingSettings) -> float:
+    """The learning rate of a part; that of `encoders.NAME` may be given for all of them or by name."""
+    section, _, name = part.partition(".")
+    rate = getattr(options, f"{section}_learning_rate")
+    if isinstance(rate, dict):
+        rate = rate.get(name)
+    return options.learning_rate if rate is None else rate
 
 
 def parameter_groups(model: Captioner, options: TrainingSettings) -> list[dict[str, Any]]:
@@ -51,8 +62,7 @@ def parameter_groups(model: Captioner, options: TrainingSettings) -> list[dict[s
     adapters = adapter_parameters(model)
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for part, parameters in part_parameters(model).items():
-        own_rate = getattr(options, f"{part}_learning_rate")
-        rate = options.learning_rate if own_rate is None else own_rate
+        rate = part_rate(part, options)
         adapted = not adapters.isdisjoint(parameters)
         for parameter in parameters:
             parameter.requires_grad_(rate > 0 and (not adapted or parameter in adapters))
@@ -68,8 +78,11 @@ def parameter_groups(model: Captioner, options: TrainingSettings) -> list[dict[s
 def set_training_mode(wrapped: nn.Module, model: Captioner, options: TrainingSettings) -> None:
     """Training mode but for frozen encoders: their batch norms and dropout stay as in captioning."""
     wrapped.train()
-    for part, module in (("image_encoder", model.encoder.image), ("context_encoder", model.encoder.context)):
-        if module is not None and getattr(options, f"{part}_learning_rate") == 0:
+    encoder = model.encoder
+    own = {"image_encoder": encoder.image, "context_encoder": encoder.context}
+    own |= {f"encoders.{name}": part for name, part in encoder.further.items()}
+    for part, module in own.items():
+        if module is not None and part_rate(part, options) == 0:
             module.eval()
 
 

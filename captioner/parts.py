@@ -3,7 +3,7 @@
 Knows how parts are named and loaded; `families.py` and `llama.py` know what each family of decoders looks like.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,20 +14,18 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 from .configuration import CaptionerConfig, DecoderConfig
 from .encoders import build_backbone, text_encoder_class
 from .families import FAMILIES
+from .further_parts import PartsError, further_inputs, further_shape, load_further, pretrained
 from .images import ImageSettings
 from .llama import LLAMA_FAMILIES
 from .model import Captioner
 from .processor import CaptionerProcessor
 from .wording import one_line
 
+OPTIONS = ("modality_order", "memory", "memory_width", "max_images", "context_window")
 # Model type of transformers → how its language models are translated.
 DECODERS = FAMILIES | LLAMA_FAMILIES
 SHIPPED = Path(__file__).parent / "shipped"
 IMAGE_ENCODER = "encoder.image.backbone."  # in a captioner's weights
-
-
-class PartsError(ValueError):
-    """A part that is missing or cannot be used; the message says what would work."""
 
 
 def from_parts(
@@ -36,12 +34,12 @@ def from_parts(
     decoder: dict[str, Any] | str = "gpt2",
     conditioning: str = "concatenated",
     fusion: str | None = None,
-    modality_order: Sequence[str] = ("image", "context"),
-    memory: dict[str, Any] | None = None,
+    encoders: Mapping[str, dict[str, Any] | str] | None = None,
     dropout: float | None = None,
     tokenizer: PreTrainedTokenizerBase | None = None,
     max_caption_length: int = 40,
     max_context_length: int = 64,
+    **options: Any,
 ) -> tuple[Captioner, CaptionerProcessor]:
     """Put a captioner together, in evaluation mode; what joins its parts (projections, cross-attention) is new.
 
@@ -54,15 +52,22 @@ def from_parts(
             captioner (a directory or a shipped name) whose image encoder has the same shape.
         context_encoder: name or directory of a transformers text encoder; or a configuration of a new one.
         decoder: name or directory of a language model of a family in `DECODERS`; or a `DecoderConfig` as a dict.
-        conditioning, fusion, modality_order, memory: as in `CaptionerConfig`; "separate" with "gated" leaves the
-            language model's logits as they are until it is trained.
+        conditioning, fusion: as in `CaptionerConfig`; "separate" with "gated" leaves the language model's logits as
+            they are until it is trained.
+        encoders: further modalities by name, each as in `CaptionerConfig` or name or directory of a transformers
+            encoder, whose feature extractor then comes along.
         dropout: of decoder and context encoder; None keeps theirs.
         tokenizer: of captions; None: the pretrained decoder's. A new context encoder reads with it too.
         max_caption_length, max_context_length: as in `CaptionerProcessor`.
+        options: those of `OPTIONS`, as in `CaptionerConfig`.
 
     Raises:
+        TypeError: an option that there is not.
         PartsError: a part that cannot be loaded, is of a family that is not supported or does not fit the others.
     """
+    unknown = sorted(set(options) - set(OPTIONS))
+    if unknown:
+        raise TypeError(f"from_parts takes {', '.join(OPTIONS)}, but not {', '.join(unknown)}")
     if isinstance(image_encoder, str):
         image_encoder = {"name": image_encoder.removeprefix("timm/"), "pretrained": True}
     if tokenizer is None:
@@ -75,18 +80,28 @@ def from_parts(
             decoder=_decoder_configuration(decoder, len(tokenizer), dropout),
             conditioning=conditioning,
             fusion=fusion,
-            modality_order=modality_order,
-            memory=memory,
+            encoders={name: further_shape(encoder) for name, encoder in (encoders or {}).items()},
+            **options,
         )
+        if config.context_window:
+            config.context_window = special_ids(context_tokenizer or tokenizer) | config.context_window
         settings = ImageSettings.for_encoder(config.image_encoder) if config.image_encoder is not None else None
-        processor = CaptionerProcessor(settings, tokenizer, context_tokenizer, max_caption_length, max_context_length)
+        processor = CaptionerProcessor(
+            settings,
+            tokenizer,
+            context_tokenizer,
+            max_caption_length,
+            max_context_length,
+            max_images=config.max_images,
+            further=further_inputs(encoders or {}, config),
+        )
         config.bos_token_id = config.decoder_start_token_id = processor.start_token_id
         config.eos_token_id, config.pad_token_id = processor.eos_token_id, processor.pad_token_id
         processor.check_model(config)
         captioner = Captioner(config)
     except ValueError as error:
         raise PartsError(str(error)) from error
-    load_pretrained_parts(captioner, image_encoder, context_encoder, decoder)
+    load_pretrained_parts(captioner, image_encoder, context_encoder, decoder, encoders)
     return captioner.eval(), processor
 
 
@@ -94,17 +109,6 @@ def _tokenizer_of(decoder: dict[str, Any] | str) -> PreTrainedTokenizerBase:
     if isinstance(decoder, str):
         return pretrained(AutoTokenizer, decoder)
     raise PartsError("a new decoder knows no words: give `tokenizer`, or `decoder` as the name of a pretrained one")
-
-
-def pretrained(auto: type, name: str, **options: Any) -> Any:
-    """Load a part by name or directory with one of transformers' auto classes; errors say what would work."""
-    try:
-        return auto.from_pretrained(name, **options)
-    except (OSError, ValueError) as error:
-        raise PartsError(
-            f"cannot load the pretrained part {name!r}: give a local directory or a Hub repository that can be "
-            f"reached ({one_line(error)[:160]})"
-        ) from error
 
 
 def context_configuration(
@@ -124,6 +128,14 @@ def context_configuration(
             if hasattr(context, name):
                 setattr(context, name, dropout)
     return context
+
+
+def special_ids(tokenizer: PreTrainedTokenizerBase) -> dict[str, list[int]]:
+    """The ids that a tokenizer puts before and after a text: what windows of a text need too."""
+    encoded = tokenizer("a", return_special_tokens_mask=True)
+    ids, special = encoded["input_ids"], encoded["special_tokens_mask"]
+    first, after = special.index(0), len(special) - special[::-1].index(0)
+    return {"opening": ids[:first], "closing": ids[after:]}
 
 
 def _decoder_configuration(decoder: dict[str, Any] | str, vocabulary: int, dropout: float | None) -> DecoderConfig:
@@ -146,6 +158,7 @@ def load_pretrained_parts(
     image_encoder: dict[str, Any] | None,
     context_encoder: PreTrainedConfig | dict[str, Any] | str | None,
     decoder: dict[str, Any] | str,
+    encoders: Mapping[str, dict[str, Any] | str] | None = None,
 ) -> None:
     """Put pretrained weights into the parts that are named; parts given as configurations stay as they are."""
     if image_encoder is not None and image_encoder.get("pretrained"):
@@ -154,6 +167,9 @@ def load_pretrained_parts(
         config = captioner.config.context_encoder
         source = pretrained(text_encoder_class(config), context_encoder, config=config)
         captioner.encoder.context.model.load_state_dict(source.state_dict(), strict=False)
+    for name, encoder in (encoders or {}).items():
+        if isinstance(encoder, str):
+            load_further(captioner.encoder.further[name], encoder)
     if isinstance(decoder, str):
         source = pretrained(AutoModelForCausalLM, decoder)
         fill(captioner, DECODERS[source.config.model_type].weights(source))

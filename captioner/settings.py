@@ -15,6 +15,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, NonNegativeI
 NEAR_DUPLICATE = 0.99  # cosine of features
 
 Share = Annotated[float, Field(ge=0, le=1)]
+Rate = Annotated[float, Field(ge=0)]
 
 
 def _no(value: Any) -> Any:
@@ -37,10 +38,13 @@ class ModelSettings(Section):
 
     image_encoder: dict[str, Any] | None = None  # {"name": timm model, "image_size": …, "pretrained": true|false|file}
     context_encoder: dict[str, Any] | str | None = None  # transformers config, or a pretrained name or directory
+    encoders: dict[str, dict[str, Any] | str] = {}  # further modalities by name; see CaptionerConfig
     decoder: dict[str, Any] | str = Field(default_factory=dict)  # DecoderConfig, or a pretrained language model
     conditioning: Literal["concatenated", "separate"] = "concatenated"
     fusion: Literal["serial", "parallel", "hierarchical", "gated", "joint"] | None = None
     modality_order: list[str] = ["image", "context"]
+    max_images: PositiveInt = 1  # of a sample
+    context_window: dict[str, Any] | None = None  # {"length": tokens, "overlap": tokens}; null reads a context at once
     memory: dict[str, dict[str, Any]] = {}  # of long memories: pool, resampler, attention; see CaptionerConfig
     dropout: float | None = Field(default=None, ge=0, lt=1)  # of decoder and context encoder; null keeps theirs
     init_from: str | None = None  # a captioner to start from; the keys above are then ignored
@@ -68,6 +72,7 @@ class DataSettings(Section):
     image_column: str | None = "image"  # null: texts only
     caption_column: str = "captions"
     context_column: str | None = None
+    modality_columns: dict[str, str] = {}  # further modality → column with its numbers, or with paths of files
     id_column: str | None = None
     levels: list[NonNegativeInt] = [1, 2, 3]  # scenes only
     scenes: PositiveInt = 50_000  # scenes only: training scenes
@@ -81,7 +86,7 @@ class DataSettings(Section):
     neighbours: PositiveInt = 4  # these images, one caption of each
     near_duplicate: float = Field(default=NEAR_DUPLICATE, gt=0)  # images with this cosine are the same
     feature_store: str | None = None  # folder for the features of a frozen image encoder, made if it is not there
-    modality_dropout: dict[Literal["image", "context"], Share] = {}  # chance of hiding it in training; never both
+    modality_dropout: dict[str, Share] = {}  # modality → chance of hiding it in training; never all of a sample's
 
 
 class SelfCriticalSettings(Section):
@@ -105,6 +110,7 @@ class TrainingSettings(Section):
     learning_rate: float = Field(default=1e-3, gt=0)
     image_encoder_learning_rate: float | None = Field(default=None, ge=0)  # null: learning_rate; 0 freezes
     context_encoder_learning_rate: float | None = Field(default=None, ge=0)
+    encoders_learning_rate: Rate | dict[str, Rate] | None = None  # of further modalities: one for all, or by name
     decoder_learning_rate: float | None = Field(default=None, ge=0)
     cross_attention_learning_rate: float | None = Field(default=None, ge=0)  # with the encoders' projections
     lora: dict[str, Any] | None = None  # peft.LoraConfig; a part with adapters learns through them alone

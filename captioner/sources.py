@@ -5,51 +5,26 @@ Knows nothing about samples, tensors or models; images are not opened.
 
 import csv
 import json
-import os
 import re
 from collections import defaultdict
-from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import pyarrow.compute
-from datasets import Dataset, Features, Image, Value, load_dataset_builder, load_from_disk
+from datasets import Dataset, Features, Value, load_dataset_builder, load_from_disk
 from datasets.exceptions import DatasetsError
 
+from .rows import Cells, DataError, Rows, embedded_rows, file_rows, folders, holds_paths, with_modalities
 from .settings import DataSettings
 from .wording import one_line, some
 
 USUAL_COLUMNS = {
-    "image_column": ("image", "file_name", "filename", "image_path", "path"),
+    "image_column": ("image", "images", "file_name", "filename", "image_path", "path"),
     "caption_column": ("captions", "caption", "text"),
 }
 SAME_SPLIT = ("validation", "val", "valid", "dev")
 FLICKR8K_FILES = ("Flickr8k.token.txt", "captions.txt")
-
-
-class DataError(ValueError):
-    """Data that cannot be used; the message says what was looked for, what is there, and the remedy."""
-
-
-class Cells(NamedTuple):
-    """The texts of R rows as a source holds them; None: the source has no such column."""
-
-    captions: Sequence[Any]
-    contexts: Sequence[Any] | None = None
-    ids: Sequence[Any] | None = None
-
-
-@dataclass
-class Rows:
-    """What a reader found: R rows, one per image or one per caption, in the order of the source."""
-
-    images: Dataset  # the column `image`
-    keys: list[Hashable]  # equal where the image is the same
-    names: list[str]  # what an image is called where the source gives no id
-    files: list[str | None]  # that must exist
-    cells: Cells
 
 
 def _beside(path: Path) -> str:
@@ -65,15 +40,6 @@ def root_of(settings: DataSettings) -> Path:
     if not path.exists():
         raise DataError(f"`data.path` {settings.path} does not exist; {_beside(path)}")
     return path
-
-
-def folders(root: Path, depth: int) -> Iterator[Path]:
-    """A folder and its subfolders down to a depth, or the folder of a file."""
-    folder = root if root.is_dir() else root.parent
-    yield folder
-    if depth:
-        for path in sorted(entry.path for entry in os.scandir(folder) if entry.is_dir()):
-            yield from folders(Path(path), depth - 1)
 
 
 def _choose_split(split: str, names: Collection[str], where: Any) -> str:
@@ -132,53 +98,28 @@ def _cells(columns: Mapping[str, Any], settings: DataSettings, captions: str, id
     return Cells(columns[captions][:], contexts, None if ids is None else columns[ids][:])
 
 
-def file_rows(roots: Sequence[Path], names: Sequence[str | None], cells: Cells) -> Rows:
-    """Rows of images that are files: `names` are relative to a root or to a folder up to two levels below."""
-    probe = [name for name in names if name][:20]
-    places = (folder for root in roots for folder in folders(root, 2))
-    found = (folder for folder in places if any((folder / name).is_file() for name in probe))
-    folder = next(found, None) or next(folders(roots[0], 0))
-    files = [os.path.join(folder, name) if name else None for name in names]
-    fallback = [name or str(row) for row, name in enumerate(names)]
-    images = Dataset.from_dict({"image": files}, features=Features({"image": Value("string")}))
-    return Rows(images, fallback, fallback, files, cells)
-
-
-def embedded_rows(images: Dataset, cells: Cells) -> Rows:
-    """Rows of an Arrow column of images: the same where original name and number of bytes are the same."""
-    kind = images.features["image"]
-    try:
-        images = images.cast_column("image", Image(decode=False))
-    except (TypeError, ValueError, NotImplementedError) as error:
-        raise DataError(
-            f"the image column must hold images or paths, but holds {kind}; set `data.image_column`"
-        ) from error
-    column = images.with_format("arrow")[:]["image"]
-    paths = pyarrow.compute.struct_field(column, "path").to_pylist()
-    sizes = pyarrow.compute.binary_length(pyarrow.compute.struct_field(column, "bytes")).to_pylist()
-    keys = [(path, size) if path else row for row, (path, size) in enumerate(zip(paths, sizes, strict=True))]
-    names = [os.path.basename(path) if path else str(row) for row, path in enumerate(paths)]
-    return Rows(images, keys, names, [path for path, size in zip(paths, sizes, strict=True) if size is None], cells)
-
-
 def _table_rows(table: Dataset, settings: DataSettings, roots: Sequence[Path]) -> Rows:
     """Rows of a table whose columns the settings name; its images are paths, encoded in the table, or none."""
     columns = {name: table[name] for name in table.column_names}
     cells = _cells(columns, settings, _column(columns, settings, "caption_column"))
-    if settings.image_column is None:
-        return file_rows(roots, [None] * len(table), cells)
-    image = _column(columns, settings, "image_column")
-    if getattr(table.features[image], "dtype", None) in ("string", "large_string"):
-        return file_rows(roots, table[image][:], cells)
-    images = table.select_columns(image)
-    return embedded_rows(images if image == "image" else images.rename_column(image, "image"), cells)
+    image = None if settings.image_column is None else _column(columns, settings, "image_column")
+    if image is None:
+        rows = file_rows(roots, [None] * len(table), cells)
+    elif holds_paths(table.features[image]):
+        rows = file_rows(roots, table[image][:], cells)
+    else:
+        images = table.select_columns(image)
+        rows = embedded_rows(images if image == "image" else images.rename_column(image, "image"), cells)
+    return with_modalities(rows, columns, settings, roots)
 
 
 def _entry_rows(entries: Sequence[dict[str, Any]], settings: DataSettings, ids: str) -> Rows:
     """Rows of JSON entries with `image` and `captions`; the settings may name keys for context and id."""
     known = {name: None for entry in entries for name in entry}
     columns = {name: [entry.get(name) for entry in entries] for name in known or ("image", "captions", ids)}
-    return file_rows([root_of(settings)], columns["image"], _cells(columns, settings, "captions", ids))
+    roots = [root_of(settings)]
+    rows = file_rows(roots, columns["image"], _cells(columns, settings, "captions", ids))
+    return with_modalities(rows, columns, settings, roots)
 
 
 def _read_repository(settings: DataSettings, split: str) -> Rows:

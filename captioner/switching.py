@@ -6,6 +6,7 @@ afterwards, so an optimiser made before is of no use.
 
 import warnings
 from copy import copy
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
@@ -13,6 +14,7 @@ from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBas
 from .attention import MODES
 from .branches import take_over
 from .configuration import CaptionerConfig
+from .further_parts import further_inputs, further_shape
 from .images import ImageSettings
 from .parts import context_configuration, load_pretrained_parts, pretrained
 from .wording import one_line
@@ -70,34 +72,34 @@ def add_modality(
     The mode becomes separate/gated. What was trained keeps its weights and its norm's place and gets no gate.
 
     Args:
-        name: "context" or "image".
+        name: "context", "image", or any other name for a further modality.
         encoder: for a context, name or directory of a pretrained text encoder, or the configuration of a new one (a
             dict has `model_type`); for an image, a timm name with weights from the Hub, or a dict as `from_parts`
-            takes it.
+            takes it; for others, as `from_parts` takes `encoders`.
         processor: the captioner's, which then makes the new input too.
         tokenizer: of contexts; None: the pretrained encoder's, else that of captions.
 
     Raises:
-        SwitchError: a modality that is unknown or already there, or an encoder that does not fit the processor.
+        SwitchError: a modality that is already there or cannot be called so, or an encoder that does not fit the
+            processor.
         PartsError: an encoder that cannot be loaded.
     """
     config = model.config
-    if name not in NEWCOMERS or name in config.modalities:
-        raise SwitchError(
-            f"cannot add {name!r} to a captioner of {config.modalities}: it must be one of {sorted(NEWCOMERS)} "
-            "that is not there yet"
-        )
+    if name in config.modalities:
+        raise SwitchError(f"cannot add {name!r} to a captioner of {config.modalities}: it is there already")
     if name == "image" and isinstance(encoder, str):
         encoder = {"name": encoder.removeprefix("timm/"), "pretrained": True}
-    shape, inputs = NEWCOMERS[name](encoder, tokenizer, config, processor)
-    changed = _changed(config, **{f"{name}_encoder": shape}, conditioning="separate", fusion="gated")
+    shape, inputs = NEWCOMERS.get(name, partial(_new_further, name))(encoder, tokenizer, config, processor)
+    changed = _changed(config, **_as_option(name, shape, config), conditioning="separate", fusion="gated")
     if processor is not None:
         _check(processor, inputs, changed)
     donor = _donor(name, encoder, shape, model)
     if config.fusion != "gated":
         config.decoder.ungated_modalities = config.modalities
     config.conditioning, config.fusion = changed.conditioning, changed.fusion
-    setattr(config, f"{name}_encoder", getattr(donor.config, f"{name}_encoder"))
+    for option, value in _as_option(name, donor.config.shapes[name], config).items():
+        setattr(config, option, value)
+    config.modality_order = changed.modality_order
     _move_in(model, donor, name)
     _rebuild(model)
     if processor is not None:
@@ -150,6 +152,28 @@ def _new_image(
     return shape, {"image_settings": ImageSettings.for_encoder(shape)}
 
 
+def _new_further(
+    name: str,
+    encoder: "Encoder",
+    tokenizer: PreTrainedTokenizerBase | None,
+    config: CaptionerConfig,
+    processor: "CaptionerProcessor | None",
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The shape of a further encoder, and what the processor must know to feed it."""
+    shape = further_shape(encoder)
+    if processor is None:
+        return shape, {}
+    changed = _changed(config, **_as_option(name, shape, config))
+    return shape, {"further": processor.further | further_inputs({name: encoder}, changed)}
+
+
+def _as_option(name: str, shape: Any, config: CaptionerConfig | None = None) -> dict[str, Any]:
+    """Where an encoder's shape stands in a configuration."""
+    if name in NEWCOMERS:
+        return {f"{name}_encoder": shape}
+    return {"encoders": ({} if config is None else config.encoders) | {name: shape}}
+
+
 NEWCOMERS = {"context": _new_context, "image": _new_image}
 
 
@@ -158,18 +182,21 @@ def _donor(name: str, encoder: "Encoder", shape: Any, model: "Captioner") -> "Ca
     decoder = {"vocab_size": 1, "max_positions": 1, "num_layers": 0, "num_heads": 1}
     decoder |= {key: getattr(model.config.decoder, key) for key in ("hidden_size", "initializer_range")}
     config = CaptionerConfig(
-        **{f"{name}_encoder": shape}, decoder=decoder, memory_width=next(iter(model.encoder.widths.values()))
+        **_as_option(name, shape), decoder=decoder, memory_width=next(iter(model.encoder.widths.values()))
     )
     donor = type(model)(config)
-    given = {"image": None, "context": None, name: encoder}
-    load_pretrained_parts(donor, given["image"], given["context"], {})
+    given = {"image": None, "context": None}
+    further = {} if name in given else {name: encoder}
+    given[name] = encoder
+    load_pretrained_parts(donor, given["image"], given["context"], {}, further)
     return donor.to(model.device, model.dtype).train(model.training)
 
 
 def _move_in(model: "Captioner", donor: "Captioner", name: str) -> None:
     """Move the donor's encoder to the model, with what transformers keeps about a model's parts."""
     ours, theirs = model.encoder, donor.encoder
-    setattr(ours, name, getattr(theirs, name))
+    parent, _, child = ours.path(name).rpartition(".")
+    setattr(ours.get_submodule(parent), child, theirs.parts[name])
     ours.projections[name] = theirs.projections[name]
     ours.order = model.config.modalities
     ours.widths = {part: (ours.widths | theirs.widths)[part] for part in ours.order}

@@ -202,6 +202,10 @@ def _store(
             f"`data.augment`, but they are {settings.model.image_encoder}, {options.image_encoder_learning_rate} and "
             f"{data.augment}"
         )
+    if processor.max_images > 1:
+        raise SettingsError(
+            f"`data.feature_store` keeps one image of a sample, but `max_images` is {processor.max_images}"
+        )
     batch, workers = options.per_device_eval_batch_size, options.dataloader_num_workers
     return open_store(Path(data.feature_store), model, processor, samples, accelerator, batch, workers)
 
@@ -225,7 +229,7 @@ def _loader(
     collator = Collator(processor, references, data.augment, options.seed, modalities)
     dropping: Dataset = samples
     if data.modality_dropout:
-        dropping = ModalityDropout(samples, data.modality_dropout, options.seed)
+        dropping = ModalityDropout(samples, data.modality_dropout, options.seed, list(model.config.shapes))
     return DataLoader(
         dropping,
         batch_size=options.per_device_train_batch_size,

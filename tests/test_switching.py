@@ -255,10 +255,17 @@ def test_an_encoder_that_does_not_fit_leaves_model_and_processor_as_they_were():
     assert (processor.context_tokenizer, processor.max_context_length) == (None, 64)
 
 
-@pytest.mark.parametrize("name", ["image", "sound"])
-def test_a_modality_that_cannot_be_added_is_refused(name):
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("image", r"cannot add 'image' to a captioner of \['image'\]: it is there already"),
+        ("sound", r"`encoders.sound` must be a dict with 'model_type' .* or 'feature_size'"),
+        ("captions", r"`encoders` may have names like 'sound' \(none of"),
+    ],
+)
+def test_a_modality_that_cannot_be_added_is_refused(name, message):
     model = tiny_captioner(*CONCATENATED, context_encoder=None)
-    with pytest.raises(SwitchError, match=rf"cannot add '{name}' to a captioner of \['image'\]"):
+    with pytest.raises(SwitchError, match=message):
         model.add_modality(name, dict(VIT))
 
 
