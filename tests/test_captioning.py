@@ -19,7 +19,7 @@ from captioner.scenes import Scenes
 from captioner.settings import GenerationSettings
 
 SIZE = (40, 30)
-CONTEXT = "anna is the red circle . otto is the blue star"
+CONTEXT = "the red circle anna . the blue star otto"
 
 
 @pytest.fixture(scope="module")

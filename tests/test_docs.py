@@ -51,7 +51,7 @@ SMALL = [
     *("training.max_steps=1", "training.per_device_train_batch_size=2", "training.dataloader_num_workers=0"),
     "training.mixed_precision='no'",
 ]
-FACTS = "anna is the red circle . otto is the blue star"
+FACTS = "the red circle anna . the blue star otto"
 
 
 @dataclass(frozen=True)
