@@ -85,7 +85,9 @@ def neighbours(
 
 
 def join(typed: str | None, captions: Sequence[str]) -> str | None:
-    """One context: what was typed, then the captions, as sentences."""
+    """One context: what was typed, then the captions, as sentences; without captions, what was typed as it is."""
+    if not captions:
+        return typed
     texts = [text.strip().rstrip(" .") for text in (typed or "", *captions)]
     return BETWEEN.join(text for text in texts if text) or None
 

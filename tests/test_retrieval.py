@@ -191,7 +191,7 @@ def test_retrieved_captions_follow_what_was_typed(table, store):
     [
         (None, ["a dog .", "A cat."], "a dog . A cat"),
         ("rex", ["a dog"], "rex . a dog"),
-        (" rex. ", [], "rex"),
+        ("rex .", [], "rex ."),
         (None, [" "], None),
         (None, [], None),
     ],
