@@ -17,6 +17,7 @@ from .borrowed_metrics import BorrowedMetrics
 from .configuration import input_names
 from .data import CaptionDataset, Collator
 from .decoding import SearchError, SearchOptions, search
+from .layouts import for_search
 from .model import Captioner
 from .processor import CaptionerProcessor
 from .settings import GenerationSettings
@@ -25,6 +26,7 @@ from .signature import signature
 SCORES = {  # task → the metrics of its captions
     "captions": tuple(metrics.METRICS),
     "translation": tuple(metrics.METRICS),
+    "sounds": tuple(metrics.METRICS),
     "questions": tuple(metrics.ANSWER_METRICS),
 }
 
@@ -92,13 +94,14 @@ def caption_batches(
 ) -> list[dict[str, Any]]:
     """Caption collated batches in order; each record is the sample's with `caption`, the best one, added."""
     model.eval()
-    options, records = search_options(generation, model, processor), []
+    options, records, fast = search_options(generation, model, processor), [], None
     for batch in batches:
         samples = batch.pop("samples")
+        fast = fast or for_search(model, len(samples), options.captions)
         batch = {name: value.to(model.device) for name, value in batch.items() if name in model.encoder_inputs}
         if hidden is not None:
             batch = hide(batch, hidden)
-        found = search(model, model.encode(**batch), options, seeds=[sample["index"] for sample in samples])
+        found = search(fast, fast.encode(**batch), options, seeds=[sample["index"] for sample in samples])
         captions = [
             "".join(processor.decode(best.ids) for best in own[:1]) for own in found
         ]  # forced words may fit none

@@ -1,11 +1,12 @@
-"""Which generated scenes a run asked for: captions, questions and their answers, or translations."""
+"""Which generated scenes a run asked for: captions, questions and their answers, translations, or captions with sounds."""
 
 from .scene_questions import SceneQuestions
+from .scene_sounds import SceneSounds
 from .scene_translations import SceneTranslations
 from .scenes import Scenes
 from .settings import DataSettings
 
-SCENE_TASKS = {"captions": Scenes, "questions": SceneQuestions, "translation": SceneTranslations}
+SCENE_TASKS = {"captions": Scenes, "questions": SceneQuestions, "translation": SceneTranslations, "sounds": SceneSounds}
 EVALUATION_SCENES = 250  # per level, in validation and in test
 
 

@@ -63,7 +63,7 @@ class DataSettings(Section):
     """Where samples come from and how they become tensors."""
 
     source: Literal["scenes", "datasets", "coco", "karpathy", "table", "flickr8k", "vqa"] = "datasets"
-    task: Literal["captions", "questions", "translation"] = "captions"  # which scores; of scenes, which of them
+    task: Literal["captions", "questions", "translation", "sounds"] = "captions"  # its scores; which scenes
     path: str | None = None  # folder, file or Hub repository
     annotations: dict[str, str] | str | None = None  # annotation file, or one per split
     questions: dict[str, str] | str | None = None  # vqa only: the file of the questions, or one per split
@@ -86,6 +86,9 @@ class DataSettings(Section):
     neighbours: PositiveInt = 4  # these images, one caption of each
     near_duplicate: float = Field(default=NEAR_DUPLICATE, gt=0)  # images with this cosine are the same
     feature_store: str | None = None  # folder for the features of a frozen image encoder, made if it is not there
+    streaming: bool = False  # read Parquet or WebDataset shards while training; `source: datasets` only
+    shuffle_buffer: PositiveInt = 1000  # streaming only: samples that wait in each worker
+    max_bad_share: Share = 0.1  # of a split that may be left out, for what is missing or cannot be read
     modality_dropout: dict[str, Share] = {}  # modality → chance of hiding it in training; never all of a sample's
 
 
