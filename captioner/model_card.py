@@ -91,7 +91,7 @@ def model_card(
         data="\n\n".join(_origin(data, base)),
         metrics=_table(scores, (metrics or {}).get("step")),
         name=name,
-        inputs=", ".join(EXAMPLES[modality] for modality in config.modalities),
+        inputs=", ".join(EXAMPLES.get(own, f"{own}=values") for own in config.modalities),
         tokens=min(30, config.decoder.max_positions - 1),
         command=COMMAND.format(name=name) if config.image_encoder is not None else "",
     )
@@ -115,6 +115,10 @@ def _parts(config: CaptionerConfig) -> dict[str, str]:
         "conditioning": mode_name(config),
         "image encoder": "none" if config.image_encoder is None else f"{config.image_encoder['name']} (timm)",
         "context encoder": "none" if context is None else f"{context.model_type} (transformers)",
+        **{
+            f"{name} encoder": shape.get("model_type", "features made before")
+            for name, shape in config.encoders.items()
+        },
         "decoder": f"{decoder.num_layers} layers of width {decoder.hidden_size}, {decoder.vocab_size} tokens",
     }
 

@@ -1,4 +1,4 @@
-"""Which generated scenes a run asked for: captions, questions and their answers, translations, or captions with sounds."""
+"""Which generated scenes a run asked for: captions, questions and answers, translations, or captions with sounds."""
 
 from .scene_questions import SceneQuestions
 from .scene_sounds import SceneSounds
