@@ -11,11 +11,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
 
 Held = tuple[Tensor, Tensor]
-GATHERED = 2**24  # numbers of chosen blocks that `TopK` holds at once, 64 MiB in fp32
-
 Dense = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 """Softmax attention on the backend that is on: query, keys, values and mask (B, S) → (B, Q, H, e)."""
 
@@ -81,16 +78,18 @@ class TopK(Softmax):
         self.size, self.count = block_size, blocks
 
     def hold(self, keys: Tensor, values: Tensor, mask: Tensor) -> Held:
-        """Blocks as rows: mean key and keys (B, H, n, (1 + s)·d), and values (B, H, n, s·e)."""
-        order = (~mask).long().argsort(dim=1, stable=True)[:, None, :, None]
-        there = torch.arange(mask.shape[1], device=mask.device) < mask.sum(dim=1, keepdim=True)
-        keys, values = (
-            x.gather(2, order.expand_as(x)).masked_fill(~there[:, None, :, None], 0.0) for x in (keys, values)
-        )
+        """Keys of each block turned, (B, H, n·d, s); and the means of keys above the values, (B, H, n + n·s, d)."""
         tail = -mask.shape[1] % self.size
-        keys, values = (F.pad(x, (0, 0, 0, tail)).unflatten(2, (-1, self.size)) for x in (keys, values))
-        mean = keys.sum(dim=3, keepdim=True) / self._filled(mask)[:, None, :, None, None]
-        return torch.cat([mean, keys], dim=3).flatten(3), values.flatten(3)
+        order = F.pad((~mask).long().argsort(dim=1, stable=True), (0, tail))
+        there = torch.arange(order.shape[1], device=mask.device) < mask.sum(dim=1, keepdim=True)
+        images = torch.arange(len(mask), device=mask.device)[:, None]
+        blocks, values = (
+            x.transpose(1, 2)[images, order].masked_fill_(~there[:, :, None, None], 0.0).transpose(1, 2)
+            for x in (keys, values)
+        )  # (B, H, n·s, d)
+        blocks = blocks.unflatten(2, (-1, self.size))
+        means = blocks.sum(dim=3) / self._filled(mask)[:, None, :, None]
+        return blocks.transpose(3, 4).flatten(2, 3), torch.cat([means, values], dim=2)
 
     def _filled(self, mask: Tensor) -> Tensor:
         """Tokens of each block that are there, at least 1: (B, n)."""
@@ -98,33 +97,28 @@ class TopK(Softmax):
         return (mask.sum(dim=1, keepdim=True) - starts).clamp(1, self.size)
 
     def attend(self, query: Tensor, held: Held, mask: Tensor, dense: Dense) -> Tensor:
-        """Score means, take the best blocks of each query, attend to their tokens; some queries at a time."""
-        blocks, values = held
-        if blocks.shape[2] <= self.count:
-            keys = blocks.unflatten(3, (1 + self.size, -1))[..., 1:, :].flatten(2, 3)
-            values = values.unflatten(3, (self.size, -1)).flatten(2, 3)
+        """Score means, take the best blocks of each query, attend to their tokens.
+
+        Both products with chosen blocks are weighted sums of rows, so no block is copied for a query: scores of a
+        block are the sum over d of its turned keys' rows, weighted by the query.
+        """
+        keys, rows = held
+        count, places = -(-mask.shape[1] // self.size), torch.arange(self.size, device=mask.device)
+        means, values = rows.split([count, rows.shape[2] - count], dim=2)
+        if count <= self.count:
+            keys = keys.unflatten(2, (count, -1)).transpose(3, 4).flatten(2, 3)
             there = torch.arange(keys.shape[2], device=mask.device) < mask.sum(dim=1, keepdim=True)
             return dense(query, keys, values, there)
-        each = query[..., 0, 0].numel() * self.count * (blocks.shape[3] + values.shape[3])
-        parts = query.split(max(1, GATHERED // each), dim=2)
-        if torch.is_grad_enabled() and len(parts) > 1:
-            results = [checkpoint(self._sparse, part, blocks, values, mask, use_reentrant=False) for part in parts]
-        else:
-            results = [self._sparse(part, blocks, values, mask) for part in parts]
-        return torch.cat(results, dim=2).transpose(1, 2)
-
-    def _sparse(self, query: Tensor, blocks: Tensor, values: Tensor, mask: Tensor) -> Tensor:
-        """(B, H, Q, d) → (B, H, Q, e)."""
-        chosen = self._choose(query, blocks[..., : query.shape[3]], mask)  # (B, H, Q, k)
-        rows = torch.arange(blocks[..., 0, 0].numel(), device=mask.device).view(*blocks.shape[:2], 1, 1)
-        rows = rows * blocks.shape[2] + chosen
-        keys = F.embedding(rows, blocks.flatten(0, 2)).unflatten(-1, (1 + self.size, -1))
-        scores = (keys.flatten(3, 4) @ query[..., None]).view(*chosen.shape, -1)[..., 1:] * self.scale
-        places = chosen[..., None] * self.size + torch.arange(self.size, device=mask.device)
-        there = places < mask.sum(dim=1)[:, None, None, None, None]
-        weights = _softmax(scores.flatten(3), there.flatten(3))
-        picked = F.embedding(rows, values.flatten(0, 2)).unflatten(-1, (self.size, -1)).flatten(3, 4)
-        return (weights[..., None, :] @ picked).squeeze(3)
+        chosen = self._choose(query, means, mask)[..., None]  # (B, H, Q, k, 1)
+        there = chosen * self.size + places < mask.sum(dim=1)[:, None, None, None, None]
+        of_image = torch.arange(keys.shape[0] * keys.shape[1], device=mask.device).view(*keys.shape[:2], 1, 1, 1)
+        width = torch.arange(query.shape[3], device=mask.device)
+        scores = _weighted_rows(
+            keys, (of_image * count + chosen) * len(width) + width, query[:, :, :, None].expand(*chosen.shape[:4], -1)
+        )
+        weights = _softmax(scores.flatten(3) * self.scale, there.flatten(3))
+        picked = of_image * rows.shape[2] + count + chosen * self.size + places
+        return _weighted_rows(rows, picked.flatten(3), weights).transpose(1, 2)
 
     def _choose(self, query: Tensor, means: Tensor, mask: Tensor) -> Tensor:
         """The best blocks of each query, (B, H, Q, k); empty ones come last."""
@@ -181,6 +175,14 @@ def _softmax(scores: Tensor, allowed: Tensor) -> Tensor:
     """Softmax over the last axis where allowed, 0 elsewhere; all 0 with finite gradients where nothing is."""
     weights = scores.masked_fill(~allowed, torch.finfo(scores.dtype).min).softmax(dim=-1, dtype=torch.float32)
     return weights.to(scores.dtype) * allowed
+
+
+def _weighted_rows(table: Tensor, rows: Tensor, weights: Tensor) -> Tensor:
+    """Σ weight · row: table (…, width), numbers of rows (…, n) over all of it, weights (…, n) → (…, width)."""
+    summed = F.embedding_bag(
+        rows.flatten(0, -2), table.flatten(0, -2), mode="sum", per_sample_weights=weights.flatten(0, -2)
+    )
+    return summed.view(*rows.shape[:-1], -1)
 
 
 KINDS: dict[str, type[Kind]] = {"softmax": Softmax, "topk": TopK, "linear": Linear}
