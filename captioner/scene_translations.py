@@ -21,8 +21,21 @@ from typing import NamedTuple
 import numpy as np
 
 from .scene_languages import CORNERS, RELATIONS, WORDS, Speaking, described, pronoun
-from .scenes import COLOURS, NAMES, PAIRS, SHAPES, SIZES, SPLITS, Scenes, Thing, corner, draw, place_things, relations
-from .scenes import of_different_shapes as one_of_each_shape
+from .scenes import (
+    COLOURS,
+    NAMES,
+    PAIRS,
+    SHAPES,
+    SIZES,
+    SPLITS,
+    Scenes,
+    Thing,
+    corner,
+    draw,
+    of_different_shapes,
+    place_things,
+    relations,
+)
 
 KINDS_OF_SHAPES = {
     "circle": "round",
@@ -76,9 +89,9 @@ def make_translation(seed: int, split: str, level: int, index: int) -> Translati
     key = (seed, SPLITS[split], level, index)
     rng = np.random.default_rng((*key, 3))
     blurs = BLURS[level][rng.integers(len(BLURS[level]))]
-    pairs = one_of_each_shape([PAIRS[i] for i in rng.permutation(len(PAIRS))])
+    pairs = of_different_shapes([PAIRS[i] for i in rng.permutation(len(PAIRS))])
     things = place_things(rng, pairs[: len(blurs)])
-    english, german = _place(rng, things, blurs)
+    english, german = _where(rng, things, blurs)
     name = NAMES[rng.integers(len(NAMES))]
     first = blurs[0]
     if rng.integers(2):
@@ -90,7 +103,7 @@ def make_translation(seed: int, split: str, level: int, index: int) -> Translati
     return Translation(level, source, [target], things, key)
 
 
-def _place(rng: np.random.Generator, things: tuple[Thing, ...], blurs: tuple[Blur, ...]) -> tuple[str, str]:
+def _where(rng: np.random.Generator, things: tuple[Thing, ...], blurs: tuple[Blur, ...]) -> tuple[str, str]:
     """Where the first thing is, in both languages: a corner, or seen from the other thing."""
     if len(things) == 1:
         quarter = corner(things[0])
