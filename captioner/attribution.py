@@ -41,7 +41,7 @@ class Attribution:
         words: W words of the caption; `tokens` are places in the caption.
         context: words of the context in reading order, special tokens as words of their own; `tokens` are places in
             L. Empty without context.
-        grid: how the image's tokens lie; None without image.
+        grid: how the tokens of an image lie; None without image. Those of several come one after the other.
         attention: modality → (layers, H, W, S_m). Over all modalities together a row sums to 1 (to 0 where a layer
             had nothing to attend to); what of it belongs to one modality is that modality's share. How rows are split
             over modalities depends on the mode: see `recording`.
@@ -80,22 +80,37 @@ class Attribution:
         return {name: own.sum(dim=-1) for name, own in self.weights(**choice).items()}
 
     def balance(self, **choice: Any) -> dict[str, Tensor]:
-        """What of each row went to "patches", to "prefix" tokens of the image, and to "context": (W,) each."""
-        shares, nothing = self.shares(**choice), torch.zeros(len(self.words))
-        patches = nothing if self.grid is None else self.heat(**choice).sum(dim=(1, 2))
-        prefix = shares.get("image", nothing) - patches
-        return {"patches": patches, "prefix": prefix.clamp(min=0), "context": shares.get("context", nothing)}
+        """What of each row went to "patches", to "prefix" tokens of images, to "context", to each further modality.
 
-    def heat(self, **choice: Any) -> Tensor:
-        """The image's part of `weights` on its grid, (W, height, width); what prefix tokens received is left out.
+        Returns:
+            (W,) each.
+        """
+        shares, nothing = self.shares(**choice), torch.zeros(len(self.words))
+        patches = nothing if self.grid is None else self._heats(**choice).sum(dim=(1, 2, 3))
+        prefix = (shares.pop("image", nothing) - patches).clamp(min=0)
+        return {"patches": patches, "prefix": prefix, "context": shares.pop("context", nothing), **shares}
+
+    def heat(self, image: int = 0, **choice: Any) -> Tensor:
+        """An image's part of `weights` on its grid, (W, height, width); what prefix tokens received is left out.
+
+        Args:
+            image: which of the sample's, counted from 0.
 
         Raises:
-            AttributionError: the caption was made without an image.
+            AttributionError: the caption was made without an image, or with fewer.
         """
         if self.grid is None:
             raise AttributionError("no heat map: the caption was made without an image")
-        patches = self.weights(**choice)["image"][:, self.grid.prefix :]
-        return patches.unflatten(-1, (self.grid.height, self.grid.width))
+        heats = self._heats(**choice)
+        if not 0 <= image < heats.shape[1]:
+            raise AttributionError(f"`image` must lie in 0…{heats.shape[1] - 1}, but is {image}")
+        return heats[:, image]
+
+    def _heats(self, **choice: Any) -> Tensor:
+        """(W, I, height, width)."""
+        prefix, height, width = self.grid
+        images = self.weights(**choice)["image"].unflatten(-1, (-1, prefix + height * width))
+        return images[..., prefix:].unflatten(-1, (height, width))
 
     def reading(self, **choice: Any) -> Tensor:
         """The context's part of `weights` by context word, (W, words); tokens of a word summed."""
@@ -128,18 +143,20 @@ def attribute(
     caption: str | Sequence[int] | Tensor,
     image: Any = None,
     context: str | None = None,
+    **further: Any,
 ) -> Attribution:
     """Look into one finished caption.
 
     Args:
         caption: its text, or its ids (T,) as any search gives them, with or without start, end and padding.
-        image: what the processor reads, or None.
+        image: what the processor reads, a list of several, or None.
         context: text, or None.
+        further: further modalities by name.
 
     Raises:
         AttributionError: an empty caption, or one that is longer than the decoder's positions.
     """
-    given = {"images": image, "context": context}
+    given = {"images": image, "context": context, **further}
     inputs = processor(**{name: [value] for name, value in given.items() if value is not None})
     return attribute_inputs(model, processor, caption, inputs)
 
@@ -293,8 +310,9 @@ def _grid(model: Captioner, inputs: dict[str, Tensor], memory: Memory, attention
     """None also where the sample's image is absent."""
     if "image" not in memory.states or not memory.masks["image"].any():
         return None
-    height, width = inputs["pixel_values"].shape[-2:]
-    return image_grid(model.encoder.image, height, width, attention["image"].shape[-1])
+    pixels = inputs["pixel_values"]
+    images = pixels.shape[1] if pixels.ndim == 5 else 1
+    return image_grid(model.encoder.image, *pixels.shape[-2:], attention["image"].shape[-1] // images)
 
 
 def image_grid(image: ImageEncoder, height: int, width: int, tokens: int) -> Grid:

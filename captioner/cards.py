@@ -128,7 +128,7 @@ def _words(look: Look, choice: dict[str, Any]) -> list[str]:
     shown = []
     for i, word in enumerate(found.words):
         parts = {name: float(own[i]) for name, own in balance.items() if own[i] >= 0.005}
-        title = ", ".join(f"{BAR[name]} {share:.0%}" for name, share in parts.items())
+        title = ", ".join(f"{BAR.get(name, name)} {share:.0%}" for name, share in parts.items())
         bar = "".join(f'<i class="is-{name}" style="width: {share:.1%}"></i>' for name, share in parts.items())
         thumb = (
             ""

@@ -10,6 +10,7 @@ from .images import open_image
 from .model import Captioner
 from .overlay import seen_part
 from .processor import CaptionerProcessor
+from .several_images import as_list, each
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ def look(
     """Look into a caption of one image, context or both.
 
     Args:
-        image: what `open_image` reads, or None.
+        image: what `open_image` reads, a list of several, of which the first is shown, or None.
         caption: None: the captioner's own, found by `generate` with `search_options`.
 
     Raises:
@@ -42,10 +43,11 @@ def look(
     foreign = [name for name, value in given.items() if value is not None and name not in model.config.modalities]
     if foreign:
         raise AttributionError(f"this captioner has no encoder for {foreign}; it takes {model.config.modalities}")
-    photo = None if image is None else open_image(image)
-    words = caption if caption is not None else say(model, processor, photo, context, **search_options)[0]
-    found = attribute(model, processor, words, photo, context)
-    return Look(found, None if photo is None else seen_part(photo, processor.image_settings))
+    photos = each(open_image, image)
+    words = caption if caption is not None else say(model, processor, photos, context, **search_options)[0]
+    found = attribute(model, processor, words, photos, context)
+    first = next(iter(as_list(photos)), None)
+    return Look(found, None if first is None else seen_part(first, processor.image_settings))
 
 
 def say(

@@ -27,6 +27,7 @@ PARTS = {  # what a bar shows: its colour, its name
     "prefix": ("#a9c4ef", "looked (class and register tokens)"),
     "context": ("#e8891a", "read"),
 }
+FURTHER = "#5b9a68"  # the colour of further modalities, called by their names
 METHOD_NAMES = {"attention": "cross-attention", "rollout": "attention rollout", "saliency": "|gradient · state|"}
 
 FORMATS = tuple(FigureCanvasBase.get_supported_filetypes())
@@ -103,7 +104,7 @@ def _header(sheet: Sheet, found: Attribution, method: str, parts: Sequence[str])
     sheet.write(GAP, 0.1, shorten(found.caption, int(sheet.width * 10), placeholder=" …"), size=13, color=INK)
     left = GAP
     for name in parts:
-        colour, meaning = PARTS[name]
+        colour, meaning = PARTS.get(name, (FURTHER, name))
         sheet.axes(left, 0.42, 0.14, 0.14).add_patch(Rectangle((0, 0), 1, 1, color=colour))
         sheet.write(left + 0.2, 0.41, meaning, size=8.5, color=INK)
         left += 0.45 + 0.075 * len(meaning)
@@ -115,7 +116,7 @@ def _bar(axes: Axes, parts: dict[str, float]) -> None:
     axes.set(xlim=(0, 1), ylim=(0, 1))
     start = 0.0
     for name, share in parts.items():
-        axes.add_patch(Rectangle((start, 0), share, 1, color=PARTS[name][0], linewidth=0))
+        axes.add_patch(Rectangle((start, 0), share, 1, color=PARTS.get(name, (FURTHER,))[0], linewidth=0))
         if share >= 0.14:
             colour = INK if name == "prefix" else "white"
             centre = {"ha": "center", "va": "center_baseline"}
