@@ -2,9 +2,9 @@
 
 Peers: `VisionEncoderDecoderModel` (ViT + GPT-2) and BLIP, each at its best attention backend, in fp32 and eager mode.
 Random weights in the real sizes, spread so that captions differ; no end token, 20 tokens; `load` adopts what the peer
-has saved. *Laid out* is the captioner of `layouts.for_search`, which holds more memory. All take turns after two rounds
-of warming up, and a ratio is the median of the rounds' ratios. The allocator keeps freed memory for all, unless
-`--default-allocator`. Prints Markdown; without rows, all of them.
+has saved, in each of the layouts of `layouts.LAYOUTS`: "auto" is what `captioner caption` does by itself, "fast"
+copies more. All take turns after two rounds of warming up, and a ratio is the median of the rounds' ratios. The
+allocator keeps freed memory for all, unless `--default-allocator`. Prints Markdown; without rows, all of them.
 """
 
 import argparse
@@ -36,13 +36,14 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from captioner import Captioner, load
 from captioner.decoding import SearchOptions, search
-from captioner.layouts import for_search
+from captioner.layouts import LAYOUTS, for_search
 
 TOKENS = 20
 ALLOCATOR = {"MALLOC_TRIM_THRESHOLD_": "17179869184", "MALLOC_MMAP_THRESHOLD_": "17179869184"}
 SIZES = {  # width, layers and heads of the image encoder, then of the text decoder
     "base": ((768, 12, 12), (768, 12, 12)),  # ViT-B/16 + GPT-2 small
     "small": ((384, 12, 6), (384, 6, 6)),  # ViT-S/16 + 6 layers of 384
+    "tiny": ((192, 12, 3), (256, 4, 4)),  # ViT-Ti/16 + 4 layers of 256, for training
 }
 
 
@@ -62,11 +63,11 @@ class Row(NamedTuple):
 
 
 ROWS = [
-    *(Row(peer, 224, images, beams) for peer in SIZES for images in (8, 1) for beams in (5, 1)),
+    *(Row(peer, 224, images, beams) for peer in ("base", "small") for images in (8, 1) for beams in (5, 1)),
     Row("base", 224, 8, 5, True),
-    *(Row(peer, 224, 4, 10, True) for peer in SIZES),
-    *(Row(peer, 224, 4, 1, True) for peer in SIZES),
-    *(Row(peer, 384, 4, 5, True) for peer in SIZES),
+    *(Row(peer, 224, 4, 10, True) for peer in ("base", "small")),
+    *(Row(peer, 224, 4, 1, True) for peer in ("base", "small")),
+    *(Row(peer, 384, 4, 5, True) for peer in ("base", "small")),
     Row("blip", 384, 4, 3),
     Row("blip", 384, 4, 1),
 ]
@@ -151,34 +152,41 @@ def our_call(model: Captioner, row: Row, pixels: Tensor) -> Callable[[], Tensor]
     return call
 
 
-def race(calls: list[Callable[[], Tensor]], rounds: int, warm: int = 2) -> tuple[list[list[float]], bool]:
+def race(
+    calls: list[Callable[[], Tensor]], options: argparse.Namespace, warm: int = 2
+) -> tuple[list[list[float]], bool]:
     """Seconds of each call in every round, and whether all calls gave the same."""
     seconds, same = [], True
-    for turn in range(warm + rounds):
+    clock = time.thread_time if options.cpu_time else time.perf_counter
+    for turn in range(warm + options.rounds):
         times, results = [], []
         for call in calls:
-            start = time.perf_counter()
+            began = clock()
             results.append(call())
-            times.append(time.perf_counter() - start)
+            times.append(clock() - began)
         same &= all(torch.equal(result, results[0]) for result in results)
         if turn >= warm:
             seconds.append(times)
     return list(map(list, zip(*seconds, strict=True))), same
 
 
-def line(row: Row, peer: nn.Module, ours: Captioner, rounds: int) -> str:
+def line(row: Row, peer: nn.Module, ours: Captioner, options: argparse.Namespace) -> str:
     """One row of the table."""
     torch.manual_seed(1)
     pixels = torch.randn(row.images, 3, row.pixels, row.pixels)
-    contenders = (ours, for_search(ours, row.images * row.beams))
+    contenders = [for_search(ours, row.images, row.beams, layout) for layout in options.layouts]
     calls = [peer_call(peer, row, pixels), *(our_call(model, row, pixels) for model in contenders)]
-    (theirs, *own), same = race(calls, rounds)
+    (theirs, *own), same = race(calls, options)
     cells = [row.name, f"{statistics.median(theirs):.3f}"]
     for seconds in own:
-        ratios = [a / b for a, b in zip(theirs, seconds, strict=True)]
-        ratio = f"{statistics.median(ratios):.2f} ({min(ratios):.2f}–{max(ratios):.2f})"
-        cells += [f"{statistics.median(seconds):.3f}", ratio]
+        cells += [f"{statistics.median(seconds):.3f}", ratio(theirs, seconds)]
     return f"| {' | '.join(cells)} | {'yes' if same else '**no**'} |"
+
+
+def ratio(theirs: list[float], ours: list[float]) -> str:
+    """The median of the rounds' ratios, with the smallest and the largest."""
+    ratios = [a / b for a, b in zip(theirs, ours, strict=True)]
+    return f"{statistics.median(ratios):.2f} ({min(ratios):.2f}–{max(ratios):.2f})"
 
 
 def conditions(arguments: argparse.Namespace) -> str:
@@ -187,30 +195,45 @@ def conditions(arguments: argparse.Namespace) -> str:
     return (
         f"{platform.machine()}, {os.cpu_count()} cores, {torch.backends.cpu.get_cpu_capability()}, "
         f"{arguments.threads} threads; Python {platform.python_version()}, torch {torch.__version__}, "
-        f"transformers {transformers.__version__}; fp32, {TOKENS} tokens, {arguments.rounds} rounds; "
+        f"transformers {transformers.__version__}; fp32, {arguments.rounds} rounds of "
+        f"{'processor' if arguments.cpu_time else 'wall-clock'} time; "
         f"allocator: {allocator}; load at the start: {os.getloadavg()[0]:.1f}"
     )
+
+
+def start(parser: argparse.ArgumentParser) -> argparse.Namespace:
+    """Read the options that all benchmarks of speed have, set what they say, and print what the figures depend on."""
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--cpu-time", action="store_true", help="one thread's processor time: for a busy machine")
+    parser.add_argument("--default-allocator", action="store_true")
+    arguments = parser.parse_args()
+    arguments.threads = 1 if arguments.cpu_time else arguments.threads
+    if not arguments.default_allocator and not ALLOCATOR.items() <= os.environ.items():
+        os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **ALLOCATOR})
+    torch.set_num_threads(arguments.threads)
+    print(conditions(arguments), end="\n\n", flush=True)
+    return arguments
+
+
+def table(*heads: str) -> None:
+    """The head of a table."""
+    print("| ", " | ".join(heads), " |\n", "|---" * len(heads), "|", sep="", flush=True)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("rows", nargs="*", choices=[[], *(row.name for row in ROWS)], metavar="ROW")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--default-allocator", action="store_true")
-    arguments = parser.parse_args()
-    if not arguments.default_allocator and not ALLOCATOR.items() <= os.environ.items():
-        os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **ALLOCATOR})
-    torch.set_num_threads(arguments.threads)
-    heads = ("row", "peer, s", "ours, s", "ratio", "laid out, s", "ratio", "same ids")
-    print(conditions(arguments), "\n\n| ", " | ".join(heads), " |\n", "|---" * len(heads), "|", sep="")
+    parser.add_argument("--layouts", nargs="+", choices=LAYOUTS, default=["auto", "fast"])
+    arguments = start(parser)
+    table("row", "peer, s", *(head for name in arguments.layouts for head in (f"{name}, s", "ratio")), "same ids")
     chosen = [row for row in ROWS if row.name in arguments.rows or not arguments.rows]
     with torch.inference_mode():
         for peer, pixels in dict.fromkeys((row.peer, row.pixels) for row in chosen):
             models = both(peer, pixels)
             for row in chosen:
                 if (row.peer, row.pixels) == (peer, pixels):
-                    print(line(row, *models, arguments.rounds), flush=True)
+                    print(line(row, *models, arguments), flush=True)
 
 
 if __name__ == "__main__":

@@ -82,4 +82,8 @@ AsJson = Annotated[bool, typer.Option("--json", help="JSON lines in the terminal
 Shard = Annotated[Text, typer.Option(help="i/n: caption the i-th of n shares of the input.", **RUN)]
 Merge = Annotated[bool, typer.Option("--merge", help="Join the outputs of shards in --output.", **RUN)]
 Device = Annotated[Text, typer.Option(help="cpu, cuda:1, …; default: what there is.", **RUN)]
+Layout = Annotated[
+    Literal["small", "auto", "fast"],
+    typer.Option(help="On a CPU: fast copies weights to read them faster, small holds least memory.", **RUN),
+]
 Dtype = Annotated[Text, typer.Option("--dtype", "--precision", help="float32, bfloat16 or float16.", **RUN)]

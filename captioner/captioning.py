@@ -20,6 +20,7 @@ from .contexts import Context
 from .decoding import search
 from .evaluation import search_options
 from .inputs import Item, find_inputs
+from .layouts import for_search
 from .model import Captioner
 from .processor import CaptionerProcessor
 from .reading import MAX_PIXELS, Reader, Reading
@@ -49,10 +50,12 @@ class Captioning:
         max_pixels: images with more are refused.
         reads_only: whether there are contexts alone and no images.
         retriever: whose captions of images that look alike follow the context, or None.
+        layout: of the decoder's matrices on a CPU, one of `layouts.LAYOUTS`.
         waited: seconds in which it had no images to work on.
 
     Raises:
         CaptioningError: a captioner without an image encoder, or a context that it cannot read.
+        LayoutError: an unknown layout.
         StoreError: a retriever, but a captioner that does not read.
     """
 
@@ -67,6 +70,7 @@ class Captioning:
     max_pixels: int = MAX_PIXELS
     reads_only: bool = False
     retriever: Retriever | None = None
+    layout: str = "auto"
     waited: float = field(default=0.0, init=False)
 
     def __post_init__(self) -> None:
@@ -79,6 +83,7 @@ class Captioning:
         if self.retriever is not None:
             check_reads(self.model)
         self.options = search_options(self.generation, self.model, self.processor)
+        self.model = for_search(self.model, self.batch_size, self.options.captions, self.layout)
 
     def run(
         self, items: Iterable[Item], stop: Callable[[], bool] = lambda: False

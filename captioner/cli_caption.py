@@ -6,7 +6,7 @@ The work is done in `captioning.py` (images to records) and `jobs.py` (records t
 import os
 import re
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +23,7 @@ from .outputs import Sidecars, write_records
 from .processes import Processes, stopping
 from .progress import progress, say
 from .settings import DataSettings, GenerationSettings, load_settings
+from .showing import dressed, lines
 from .terminal import BatchOption, WorkersOption, fail, quiet, retrieval, teaching, writable
 
 if TYPE_CHECKING:
@@ -77,6 +78,7 @@ def caption(
     merge_shards: options.Merge = False,
     device: options.Device = None,
     dtype: options.Dtype = None,
+    layout: options.Layout = "auto",
     batch_size: BatchOption = 16,
     num_workers: WorkersOption = 2,
 ) -> None:
@@ -101,7 +103,7 @@ def caption(
     read = _context(context, context_column, context_ext, context_metadata, inputs)
     processes, around = Processes(device), (prefix, suffix)
     how = {"generation": generation, "context": read, "batch_size": batch_size, "seed": seed, "scores": scores}
-    how |= {"reads_only": not paths} | ({} if max_pixels is None else {"max_pixels": max_pixels})
+    how |= {"reads_only": not paths, "layout": layout} | ({} if max_pixels is None else {"max_pixels": max_pixels})
     data = load_settings(None, retrieval(retrieve, neighbours)).data
     start = partial(_start, processes, model, dtype, num_workers, how, data)
     sidecars = _sidecars(sidecar, kind, context_ext)
@@ -134,7 +136,8 @@ def _start(
 
     retriever = _retriever(data, processes)
     workers = min(workers, images // how["batch_size"])
-    return Captioning(*_load(model, processes, dtype), workers=workers, retriever=retriever, **how)
+    how = how | {"workers": workers, "batch_size": max(1, min(how["batch_size"], images))}
+    return Captioning(*_load(model, processes, dtype), retriever=retriever, **how)
 
 
 def _retriever(data: DataSettings, processes: Processes) -> "Retriever | None":
@@ -159,7 +162,7 @@ def _run(job: Job, start: Callable[[int], "Captioning"], processes: Processes, a
             began = time.monotonic()
             with stopping() as stop:
                 results = captioning.run(map(job.inputs.__getitem__, mine), stop)
-                done = sum(1 for _ in progress(job.record(_dressed(results, *around)), "captioning", len(mine)))
+                done = sum(1 for _ in progress(job.record(dressed(results, *around)), "captioning", len(mine)))
             speed = _speed(done * processes.count, time.monotonic() - began, captioning.waited)
             stopped = done < len(mine)
         if stopped:
@@ -224,8 +227,8 @@ def _show(
     seen, failed = 0, []
     with stopping() as stop:
         results = start(len(inputs)).run(inputs, stop)
-        for _, record in progress(_dressed(results, *around), "captioning", len(inputs)):
-            print(encode(record).decode().rstrip("\n") if as_json else _lines(record), flush=True)
+        for _, record in progress(dressed(results, *around), "captioning", len(inputs)):
+            print(encode(record).decode().rstrip("\n") if as_json else lines(record), flush=True)
             seen += 1
             failed += [record] if "error" in record else []
     if errors is not None:
@@ -234,27 +237,6 @@ def _show(
         raise typer.Exit(STOPPED)
     if failed:
         fail(f"{len(failed)} of {seen} images could not be read; the others are captioned", code=1)
-
-
-def _lines(record: dict[str, Any]) -> str:
-    """An image and what it shows, a line per caption, whatever bytes the image's name has."""
-    name = record["image"].encode("utf-8", "backslashreplace").decode().replace("\n", "\\n")
-    said = record.get("captions") or [record.get("caption", f"({record.get('error')})")]
-    scores = record.get("scores") or [record.get("score")] * len(said)
-    return "\n".join(
-        "\t".join([name, text, *([] if score is None else [f"{score:.4f}"])])
-        for text, score in zip(said, scores, strict=True)
-    )
-
-
-def _dressed(results: Iterable[tuple[Any, dict[str, Any]]], prefix: str, suffix: str) -> Iterable[tuple[Any, dict]]:
-    """The same records, every caption between prefix and suffix."""
-    for item, record in results:
-        if "caption" in record:
-            record["caption"] = f"{prefix}{record['caption']}{suffix}"
-        if "captions" in record:
-            record["captions"] = [f"{prefix}{text}{suffix}" for text in record["captions"]]
-        yield item, record
 
 
 def _merge(paths: list[str], output: Path | None, errors: Path | None) -> None:

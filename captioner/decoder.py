@@ -6,10 +6,10 @@ Knows token ids and a `Memory`, no families of models and no modalities by name.
 import torch
 from torch import Tensor, nn
 from transformers import EncoderDecoderCache
-from transformers.activations import ACT2FN
 from transformers.masking_utils import create_causal_mask
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from .activations import activation
 from .attention import MODES
 from .configuration import CaptionerConfig, DecoderConfig
 from .memory import Memory
@@ -25,7 +25,7 @@ class FeedForward(nn.Sequential):
     def __init__(self, config: DecoderConfig):
         width, inner, bias = config.hidden_size, config.intermediate_size, config.feed_forward_bias
         super().__init__(
-            nn.Linear(width, inner, bias=bias), ACT2FN[config.activation], nn.Linear(inner, width, bias=bias)
+            nn.Linear(width, inner, bias=bias), activation(config.activation), nn.Linear(inner, width, bias=bias)
         )
 
 
@@ -38,7 +38,7 @@ class GatedFeedForward(nn.Module):
         self.gate = nn.Linear(width, inner, bias=bias)
         self.up = nn.Linear(width, inner, bias=bias)
         self.down = nn.Linear(inner, width, bias=bias)
-        self.activation = ACT2FN[config.activation]
+        self.activation = activation(config.activation)
 
     def forward(self, x: Tensor) -> Tensor:
         """x (N, T, D) → (N, T, D)."""
@@ -147,4 +147,4 @@ class Decoder(nn.Module):
 
 def _head_transform(config: DecoderConfig) -> nn.Sequential:
     """Dense, activation, norm: what BERT-like models put before the vocabulary head."""
-    return nn.Sequential(nn.Linear(config.hidden_size, config.hidden_size), ACT2FN[config.activation], norm(config))
+    return nn.Sequential(nn.Linear(config.hidden_size, config.hidden_size), activation(config.activation), norm(config))

@@ -59,11 +59,13 @@ class SearchOptions:
     eos_token_id: Sequence[int] | None = None
 
     def __post_init__(self) -> None:
-        kept = self.num_return_sequences if self.do_sample else self.num_beams
         forced = sum(map(len, self.force_words_ids))
         for wrong, message in (
             (self.do_sample and self.num_beams > 1, "sampling takes `num_beams=1`, but it is {num_beams}"),
-            (self.num_return_sequences > kept, "{num_return_sequences} captions need as many beams or `do_sample`"),
+            (
+                self.num_return_sequences > self.captions,
+                "{num_return_sequences} captions need as many beams or `do_sample`",
+            ),
             (
                 self.num_beams % self.num_beam_groups,
                 "`num_beams` {num_beams} is no multiple of {num_beam_groups} groups",
@@ -78,6 +80,11 @@ class SearchOptions:
         ):
             if wrong:
                 raise SearchError(message.format(**vars(self)))
+
+    @property
+    def captions(self) -> int:
+        """K: beams or samples of an image."""
+        return self.num_return_sequences if self.do_sample else self.num_beams
 
     @property
     def strategy(self) -> str:
@@ -259,9 +266,8 @@ def search(
     models = [model] if isinstance(model, Captioner) else list(model)
     memories = [memory] if isinstance(memory, Memory) else list(memory)
     task = _task(models, memories[0], options, prompt, seeds)
-    captions = options.num_return_sequences if options.do_sample else options.num_beams
-    slots = task.prompt.shape[1] + captions * (options.max_new_tokens - 1)
-    steppers = [CaptionerStepper(*pair, captions, slots) for pair in zip(models, memories, strict=True)]
+    slots = task.prompt.shape[1] + options.captions * (options.max_new_tokens - 1)
+    steppers = [CaptionerStepper(*pair, options.captions, slots) for pair in zip(models, memories, strict=True)]
     with masked_attention(models):
         return _run(steppers[0] if len(steppers) == 1 else Ensemble(steppers), task)
 

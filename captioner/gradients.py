@@ -48,10 +48,10 @@ class CrossEntropy:
         return batch
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
-        """Inputs of `Captioner.forward` → cross-entropy, summed over the supervised tokens."""
-        inputs = {name: value for name, value in batch.items() if name != "labels"}
-        logits = model(**inputs).logits.flatten(0, 1).float()
-        return F.cross_entropy(logits, batch["labels"].flatten(), reduction="sum", label_smoothing=self.smoothing)
+        """Inputs of `Captioner.forward` → cross-entropy, summed over the supervised tokens; others get no logits."""
+        inputs, labels = {name: value for name, value in batch.items() if name != "labels"}, batch["labels"]
+        logits = model(**inputs, logits_at=labels != -100).logits.float()
+        return F.cross_entropy(logits, labels[labels != -100], reduction="sum", label_smoothing=self.smoothing)
 
 
 class Gradients:

@@ -121,15 +121,17 @@ class CaptionerStepper:
         self.model, self.memory = model, Memory(states=memory.states, masks=memory.masks)
         layers = [SlotLayer(slots) for _ in range(model.config.decoder.num_layers)]
         self.cache = SharedMemoryCache(Cache(layers=layers), DynamicCache())
-        self.past = torch.zeros(memory.batch_size, captions, slots, dtype=torch.bool, device=model.device)
-        self.own = torch.eye(captions, dtype=torch.bool, device=model.device)
+        like = {"dtype": model.dtype, "device": model.device}
+        room = (memory.batch_size, captions, slots)
+        self.past = torch.full(room, -torch.inf, **like)  # what is added to scores: 0 where a caption sees
+        self.own = torch.full((captions, captions), -torch.inf, **like).fill_diagonal_(0)
         self.position = 0
 
     def start(self, prompt: Tensor) -> Tensor:
         """Read the prompt once per image."""
         length = prompt.shape[1]
         states = self.model.decoder(prompt, self.memory, cache=self.cache, logits_to_keep=1)
-        self.past[:, :, :length] = True
+        self.past[:, :, :length] = 0
         self.position = length
         return self.model.lm_head(states)
 
@@ -137,8 +139,7 @@ class CaptionerStepper:
         """Each caption sees its own past, and its token."""
         captions, start = tokens.shape[1], self.cache.get_seq_length()
         self.past[:, :, start : start + captions] = self.own
-        seen = self.past[:, None, :, : start + captions]
-        mask = torch.zeros_like(seen, dtype=self.model.dtype).masked_fill_(~seen, -torch.inf)
+        mask = self.past[:, None, :, : start + captions]
         positions = torch.full((captions,), self.position, device=tokens.device)
         self.position += 1
         return self.model.lm_head(self.model.decoder(tokens, self.memory, mask, self.cache, positions=positions))

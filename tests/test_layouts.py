@@ -1,4 +1,4 @@
-"""Faster layouts of a decoder's matrices: the same captions, shared parameters, and nothing where nothing is gained."""
+"""Layouts of a decoder for searching: the same captions, shared parameters, and nothing where nothing is gained."""
 
 import pytest
 import torch
@@ -7,10 +7,18 @@ from conftest import tiny_captioner as tied_captioner
 
 from captioner.attention import MODES
 from captioner.decoding import SearchOptions, search
-from captioner.layouts import MANY_ROWS, Packed, Transposed, for_search
+from captioner.layouts import LAYOUTS, Direct, LayoutError, Packed, Transposed, for_search
+from captioner.lean import LeanCrossAttention, LeanSelfAttention
+from captioner.memory import SharedMemoryCache
 
-LAYOUTS = {1: (Transposed, True), 2: (Packed, True), MANY_ROWS + 1: (Packed, False)}  # rows → layout, also of blocks
+BATCHES = [(1, 1), (8, 1), (1, 4), (3, 4), (8, 3)]  # images × beams: one row, greedy, few rows, many
+SEARCHES = {1: SearchOptions(), 3: SearchOptions(num_beams=3), 4: SearchOptions(num_beams=4, num_return_sequences=2)}
+FAMILIES = {
+    "grouped": {"num_key_value_heads": 1, "positions": "rotary", "query_key_norm": True, "attention_bias": False},
+    "post-norm": {"norm_position": "post", "embedding_norm": True, "head_transform": True, "head_bias": True},
+}
 every_mode_once = pytest.mark.parametrize("mode", MODES, ids=str)
+every_layout = pytest.mark.parametrize("layout", LAYOUTS)
 needs_onednn = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="torch without oneDNN")
 
 
@@ -22,32 +30,89 @@ def parts(model, kind):
     return [part for part in model.decoder.modules() if isinstance(part, kind)]
 
 
+def captions(model, memory, options):
+    return [[one.ids for one in own] for own in search(model, memory, options)]
+
+
 @needs_onednn
 @every_mode_once
-@pytest.mark.parametrize("rows", LAYOUTS)
-@pytest.mark.parametrize("tied", [True, False])
-def test_every_layout_finds_the_same_captions(mode, rows, tied):
-    model = tiny_captioner(*mode, tie_word_embeddings=tied)
-    fast, (layout, everywhere) = for_search(model, rows), LAYOUTS[rows]
-    memory = model.encode(**tiny_batch(samples=3)[0])
-    for options in (SearchOptions(), SearchOptions(num_beams=4, num_return_sequences=2)):
-        expected, found = search(model, memory, options), search(fast, memory, options)
-        assert [[one.ids for one in own] for own in found] == [[one.ids for one in own] for own in expected]
-    assert isinstance(fast.lm_head, layout)
-    assert bool(parts(fast, layout)) == everywhere
+@every_layout
+@pytest.mark.parametrize("batch", BATCHES, ids=str)
+def test_every_layout_finds_the_same_captions(mode, layout, batch):
+    model, (images, beams) = tiny_captioner(*mode), batch
+    memory = model.encode(**tiny_batch(samples=images)[0])
+    fast = for_search(model, images, beams, layout)
+    assert captions(fast, memory, SEARCHES[beams]) == captions(model, memory, SEARCHES[beams])
 
 
 @needs_onednn
-def test_parameters_and_encoders_are_shared_and_the_captioner_is_left_as_it_is():
+@every_layout
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_of_decoders_keeps_its_captions(family, layout):
+    model = tiny_captioner(**FAMILIES[family])
+    memory = model.encode(**tiny_batch(samples=3)[0])
+    fast = for_search(model, 3, 4, layout)
+    assert captions(fast, memory, SEARCHES[4]) == captions(model, memory, SEARCHES[4])
+
+
+@needs_onednn
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("images", [1, 5, 40])
+def test_a_batch_of_another_size_than_expected_is_captioned_too(images, tied):
+    model = tiny_captioner(tie_word_embeddings=tied)
+    memory = model.encode(**tiny_batch(samples=images)[0])
+    fast = for_search(model, 6, 4, "fast")
+    assert captions(fast, memory, SEARCHES[4]) == captions(model, memory, SEARCHES[4])
+
+
+@needs_onednn
+@every_layout
+def test_parameters_and_encoders_are_shared_and_the_captioner_is_left_as_it_is(layout):
     model = tiny_captioner()
-    before, kinds = dict(model.named_parameters()), [type(part) for part in model.modules()]
-    fast = for_search(model, 5)
+    before, kinds = {id(parameter) for parameter in model.parameters()}, [type(part) for part in model.modules()]
+    fast = for_search(model, 1, 5, layout)
     assert fast is not model
     assert fast.encoder is model.encoder
-    assert all(parameter is before[name] for name, parameter in fast.named_parameters())
+    assert all(id(parameter) in before for parameter in fast.parameters())
     assert [type(part) for part in model.modules()] == kinds
 
 
-def test_nothing_is_copied_where_nothing_is_gained():
+@needs_onednn
+def test_small_copies_no_matrix_and_fast_copies_them_for_the_rows_at_hand():
+    model = tiny_captioner(vocab_size=50)
+    small = for_search(model, 3, 4, "small")
+    assert isinstance(small.lm_head, Direct)
+    assert not parts(small, Packed | Transposed)
+    for images, kind in ((1, Transposed), (4, Packed)):
+        fast = for_search(model, images, 1, "fast")
+        assert isinstance(fast.lm_head, kind)
+        assert all(isinstance(part.merged, kind) for part in parts(fast, LeanSelfAttention))
+
+
+@needs_onednn
+@pytest.mark.parametrize(("layout", "beams", "held"), [("small", 4, False), ("auto", 4, True), ("auto", 1, False)])
+def test_keys_and_values_of_the_memory_are_held_only_where_the_layout_has_room_and_they_pay(layout, beams, held):
+    model = tiny_captioner()
+    inputs, ids = tiny_batch(samples=8)
+    fast, cache = for_search(model, 8, beams, layout), SharedMemoryCache.around()
+    fast.decode(ids, fast.encode(**inputs), cache=cache)
+    assert any(cache.is_updated.values()) == held
+
+
+@needs_onednn
+def test_a_row_with_nothing_to_attend_to_gets_exactly_nothing_without_keys_and_values():
+    attention = LeanCrossAttention(parts(tiny_captioner(), torch.nn.Module)[0].blocks[0].cross_attention.attention, 0)
+    states, mask = torch.randn(2, 7, attention.key.in_features), torch.tensor([[False] * 7, [True] * 7])
+    y = attention(torch.randn(6, 1, attention.query.in_features), states, mask, None)
+    assert (y[:3] == 0).all()
+    assert y[3:].abs().min() > 0
+
+
+def test_nothing_is_done_where_nothing_is_gained():
     model = tiny_captioner().to(torch.bfloat16)
-    assert for_search(model, 5) is model
+    assert for_search(model, 1, 5) is model
+
+
+def test_an_unknown_layout_is_refused_with_those_there_are():
+    with pytest.raises(LayoutError, match="small, auto, fast"):
+        for_search(tiny_captioner(), 1, 5, "quick")
