@@ -194,9 +194,8 @@ class CaptionerConfig(PreTrainedConfig):
         self.encoders = dict(self.encoders or {})
         self.modality_order = [*self.modality_order, *(n for n in self.encoders if n not in self.modality_order)]
         self.tie_word_embeddings = self.decoder.tie_word_embeddings
-        self.memory = dict(self.memory or {})
         self._check()
-        self.decoder.memory_attention = {name: attention_options(own) for name, own in self.memory.items()}
+        self.share_memory()
         super().__post_init__(**kwargs)
 
     def _check(self) -> None:
@@ -212,11 +211,19 @@ class CaptionerConfig(PreTrainedConfig):
         self._check_further()
         if sorted(self.modality_order) != sorted(given):
             raise ValueError(f"`modality_order` must list each of {sorted(given)} once, but is {self.modality_order}")
-        mode = self.fusion or self.conditioning
-        check_memory(self.memory, self.modalities, mode, one_softmax=mode in ("concatenated", "joint"))
         unknown = sorted(set(self.decoder.ungated_modalities) - set(given))
         if unknown:
             raise ValueError(f"`decoder.ungated_modalities` must be among {sorted(given)}, but has {unknown}")
+
+    def share_memory(self) -> None:
+        """Check `memory` and tell the decoder which attention it asks for; each model that is built does it again.
+
+        Raises:
+            ValueError: options that cannot be built, or that do not go together with the conditioning mode.
+        """
+        self.memory, mode = dict(self.memory or {}), self.fusion or self.conditioning
+        check_memory(self.memory, self.modalities, mode, one_softmax=mode in ("concatenated", "joint"))
+        self.decoder.memory_attention = {name: attention_options(own) for name, own in self.memory.items()}
 
     def _check_further(self) -> None:
         for name, shape in self.encoders.items():
