@@ -1,7 +1,7 @@
 """What long memories cost in quality: `python benchmarks/memory_quality.py FOLDER [NAME …] [--seeds 0 1]`.
 
 Trains every memory of `MEMORIES` (or those named) that is not in FOLDER yet, from scratch on scenes of level 1 with the
-settings of the demo's live training, then prints the table of memory.md from all that is there: exact match on 1,000
+settings of the demo's live training, then prints a table of all that is there: exact match on 1,000
 unseen scenes. The image has 64 tokens and the context up to 32, so every memory here leaves most of it out.
 """
 
