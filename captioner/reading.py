@@ -3,6 +3,7 @@
 Knows nothing about captioners.
 """
 
+import math
 import os
 import signal
 import stat
@@ -77,11 +78,16 @@ class Reader(Dataset):
         if item.file is not None:
             _check_file(item.file)
         with pixel_limit(self.max_pixels):
-            image = open_image(item.image)
+            image = open_image(item.image, self._least())
         if min(image.size) < MIN_SIDE:
             width, height = image.size
             raise ValueError(f"the image is {width} pixels wide and {height} high; each must be at least {MIN_SIDE}")
         return image
+
+    def _least(self) -> int:
+        """Twice the pixels that are needed, so that resizing still averages over what is there."""
+        sizes = [size for size in (self.settings, self.look) if size is not None]
+        return max(math.ceil(2 * max(size.height, size.width) / size.crop_pct) for size in sizes)
 
 
 def _check_file(file: str) -> None:

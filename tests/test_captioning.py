@@ -13,6 +13,7 @@ from PIL import Image
 from captioner import caption, load
 from captioner.captioning import Captioning, CaptioningError
 from captioner.contexts import Context
+from captioner.images import open_image
 from captioner.inputs import Item, find_inputs
 from captioner.reading import MAX_PIXELS, Reader
 from captioner.scenes import Scenes
@@ -102,6 +103,17 @@ def test_heic_is_read_with_the_extra_and_names_it_without(loaded, tmp_path, monk
     assert reader[photo].error is None
     monkeypatch.setattr("captioner.reading.read_heic", lambda: False)
     assert "pip install 'captioner[heic]'" in reader[photo].error
+
+
+def test_a_large_jpeg_is_decoded_at_a_smaller_scale_and_looks_the_same(loaded, photos, tmp_path):
+    settings, name = loaded[1].image_settings, str(tmp_path / "large.jpg")
+    side = 16 * settings.height
+    photos[0].resize((side, side)).save(name, quality=95)
+    least = 2 * settings.height
+    assert open_image(name).size == (side, side)
+    assert open_image(name, least).size == (least, least)
+    whole, scaled = settings.fit(open_image(name)).float(), Reader(settings)[Item(name, name)].pixels.float()
+    assert (whole - scaled).abs().mean() < 2
 
 
 def bomb(width, height):
