@@ -5,55 +5,27 @@ A sample is a dict of `image` (a path, `{"bytes", "path"}`, a list of those or N
 encoded until a worker collates them. Knows nothing about models or scores.
 """
 
-import logging
-import os
 import random
-from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import torch
-from datasets import Dataset, Features, List, ReadInstruction, Value
 from PIL import Image as Pillow
 from torch import Tensor
 
+from .bad_data import CUT, MISSING, UNREADABLE, Bad
+from .grouping import Samples, empty, samples_of
 from .images import ImageError, ImageSettings, open_image
-from .processor import CaptionerProcessor
+from .processor import IGNORED_LABEL, PLAIN_TEXT, CaptionerProcessor
 from .settings import DataSettings
 from .several_images import each, stack
-from .sources import SOURCES, DataError, Rows
+from .sources import SOURCES, DataError
 from .vqa import read_vqa
-from .wording import one_line, some
-
-logger = logging.getLogger(__name__)
+from .wording import one_line
 
 READERS = SOURCES | {"vqa": read_vqa}
-
-TEXTS = Features({"captions": List(Value("string")), "context": Value("string"), "id": Value("string")})
-
-
-class Samples:
-    """One split: map-style and picklable, its images still encoded.
-
-    Args:
-        images: the column `image`.
-        texts: the columns `captions`, `context` and `id`; iterate it to read texts without images.
-    """
-
-    def __init__(self, images: Dataset, texts: Dataset):
-        self.images, self.texts = images, texts
-
-    def __len__(self) -> int:
-        return len(self.texts)
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        return {**self.images[index], **self.texts[index]}
-
-    def select(self, rows: Sequence[int]) -> "Samples":
-        """The samples at `rows`, in that order."""
-        return Samples(self.images.select(rows), self.texts.select(rows))
 
 
 def load_split(settings: DataSettings, split: str) -> Samples:
@@ -71,85 +43,13 @@ def load_split(settings: DataSettings, split: str) -> Samples:
         from .scene_tasks import load_scenes
 
         return load_scenes(settings, split)
-    name, where = split.partition("[")[0], f"split {split!r} of {settings.path}"
-    samples = _group(READERS[settings.source](settings, name), where)
-    rows = _slice(split, name, len(samples))[: settings.limit]
-    if not rows:
-        raise DataError(f"{where} is empty: the slice takes none of {len(samples)} samples; widen it")
-    return samples if len(rows) == len(samples) else samples.select(rows)
+    where = f"split {split!r} of {settings.path}"
+    if settings.streaming:
+        from .streaming import read_once
 
-
-def _slice(split: str, name: str, count: int) -> Sequence[int]:
-    if split == name:
-        return range(count)
-    try:
-        parts = ReadInstruction.from_spec(split).to_absolute({name: count})
-    except (ValueError, AssertionError) as error:
-        raise DataError(f"{split!r} is not a slice of a split; write {name}[:95%] or {name}[:1000]") from error
-    return [row for part in parts for row in range(part.from_, part.to)]
-
-
-def _group(rows: Rows, where: str) -> Samples:
-    """One sample per image and context, its captions in the order of the rows."""
-    nothing = [None] * len(rows.keys)
-    contexts = [_context(value) for value in rows.cells.contexts or nothing]
-    ids = [None if value in (None, "") else str(value) for value in rows.cells.ids or nothing]
-    groups = defaultdict(list)
-    for row, key in enumerate(rows.keys):
-        groups[key if ids[row] is None else ids[row], contexts[row]].append(row)
-    if not groups:
-        raise DataError(f"{where} is empty; give it at least one image with a caption")
-    firsts = [group[0] for group in groups.values()]
-    captions = [[text for row in group for text in _texts(rows.cells.captions[row])] for group in groups.values()]
-    names = _unique([ids[row] or rows.names[row] for row in firsts])
-    texts = {"captions": captions, "context": [contexts[row] for row in firsts], "id": names}
-    _check(texts, rows.files, where)
-    images = rows.images if len(firsts) == len(rows.images) else rows.images.select(firsts)
-    return Samples(images, Dataset.from_dict(texts, features=TEXTS))
-
-
-def _check(texts: dict[str, list], files: list[str | None], where: str) -> None:
-    """Refuse samples without a caption, and image files that are not there."""
-    without = [name for name, captions in zip(texts["id"], texts["captions"], strict=True) if not captions]
-    missing = _missing(dict.fromkeys(file for file in files if file is not None))
-    faults = {
-        "samples without a caption": (without, "give each at least one, or remove it"),
-        "image files missing": (missing, "put them there, set `data.path`, or remove their rows"),
-    }
-    for what, (names, remedy) in faults.items():
-        if names:
-            raise DataError(f"{where} has {len(names)} {what}: {some(names, 3)}; {remedy}")
-
-
-def _texts(value: Any) -> list[str]:
-    """The captions in one cell, without blank ones."""
-    texts = [value] if isinstance(value, str) else [] if value is None else value
-    if not isinstance(texts, list) or not all(isinstance(text, str | None) for text in texts):
-        raise DataError(f"captions must be text or lists of text, but one is {value!r}; set `data.caption_column`")
-    return [text.strip() for text in texts if text and text.strip()]
-
-
-def _context(value: Any) -> str | None:
-    text = ", ".join(map(str, value)) if isinstance(value, list) else "" if value is None else str(value)
-    return text.strip() or None
-
-
-def _unique(names: list[str]) -> list[str]:
-    """The names, or where two are equal all with their place."""
-    return names if len(set(names)) == len(names) else [f"{name}#{place}" for place, name in enumerate(names)]
-
-
-def _missing(files: Iterable[str]) -> list[str]:
-    """The files that are not there; every folder is listed once and no file is opened."""
-    listed: dict[str, set[str]] = {}
-    missing = []
-    for file in files:
-        folder, name = os.path.split(file)
-        if folder not in listed:
-            listed[folder] = set(os.listdir(folder)) if os.path.isdir(folder) else set()
-        if name not in listed[folder]:
-            missing.append(file)
-    return missing
+        return samples_of(read_once(settings, split), split, where, None, settings.max_bad_share, whole=True)
+    rows = READERS[settings.source](settings, split.partition("[")[0])
+    return samples_of(rows, split, where, settings.limit, settings.max_bad_share)
 
 
 class CaptionDataset(torch.utils.data.Dataset):
@@ -177,7 +77,8 @@ class Collator:
     """Samples of a `CaptionDataset` to the tensors of `Captioner.forward`; decodes the images.
 
     What it draws is a function of (seed, epoch, index) alone: not of workers, batches or restarts. A sample
-    whose image cannot be read is left out and logged, once per id and worker.
+    whose image cannot be read or that has no caption to learn is left out, which `bad` of the batch says. A batch that
+    would be empty keeps a blank sample without labels, so that no process waits for it.
 
     Args:
         processor: makes the tensors.
@@ -189,7 +90,7 @@ class Collator:
         modalities: `config.modalities` of the captioner; None: those that a sample of the batch has.
 
     Raises:
-        DataError: an option of `augment` that timm refuses; when called, a batch without any readable image.
+        DataError: an option of `augment` that timm refuses.
     """
 
     def __init__(
@@ -201,20 +102,51 @@ class Collator:
         modalities: Collection[str] | None = None,
     ):
         self.processor, self.captions_per_image, self.seed = processor, captions_per_image, seed
-        self.modalities = modalities
+        self.modalities, self.blanks = modalities, True
         self.transform = _augmentation(augment, processor.image_settings) if augment else None
-        self._logged: set[str] = set()
 
     @classmethod
     def for_evaluation(cls, processor: CaptionerProcessor, modalities: Collection[str] | None = None) -> "Collator":
         """Plain images and contexts, and `samples`: B dicts of `id`, `captions`, `context` and `index`."""
-        return cls(processor, captions_per_image=None, modalities=modalities)
+        collator = cls(processor, captions_per_image=None, modalities=modalities)
+        collator.blanks = False
+        return collator
 
     def __call__(self, samples: list[dict[str, Any]]) -> dict[str, Any]:
-        """B samples → `pixel_values` (B, 3, H, W), `context_input_ids` (B, L), `labels` (N, T), `NAME_values`, …"""
-        given, batch = {}, {}
+        """B samples → `pixel_values` (B, 3, H, W), `context_input_ids` (B, L), `labels` (N, T), `NAME_values`, …
+
+        `bad`, only where there is something: a list of `Bad`.
+        """
+        bad, kept, images = [], [], None
+        for sample in samples:
+            faults = list(sample.pop("bad", ()))
+            if self.captions_per_image is not None and not sample["captions"] and not faults:
+                faults.append(empty(sample["id"], []))
+            bad += faults
+            if not any(fault.left_out for fault in faults):
+                kept.append(sample)
         if self._wants("image", samples):
-            samples, images = self._open(samples)
+            kept, images, unreadable = self._open(kept)
+            bad += unreadable
+        batch = self._batch(kept, images) if kept else self.blank(samples)
+        bad += batch.pop("bad", ())
+        return batch | {"bad": list(dict.fromkeys(bad))} if bad else batch
+
+    def blank(self, samples: list[dict[str, Any]]) -> dict[str, Any]:
+        """A batch of one sample without anything to see, read or learn; for evaluation, of no sample."""
+        if not self.blanks:
+            return {"samples": []}
+        nothing = dict.fromkeys(("image", "context", *self.processor.further))
+        batch = self._batch(
+            [samples[0] | nothing | {"captions": [""]}], [None] if self._wants("image", samples) else None
+        )
+        if "labels" in batch:
+            batch["labels"].fill_(IGNORED_LABEL)
+        return batch
+
+    def _batch(self, samples: list[dict[str, Any]], images: list[Any] | None) -> dict[str, Any]:
+        given, batch = {}, {}
+        if images is not None:
             if self.transform is None:
                 given["images"] = images
             else:
@@ -227,7 +159,8 @@ class Collator:
             batch["samples"] = [{k: v for k, v in sample.items() if k not in heavy} for sample in samples]
         else:
             given["captions"] = [self._draw(sample) for sample in samples]
-        return {**batch, **self.processor(**given)} if given else batch
+        batch |= self.processor(**given) if given else {}
+        return batch | {"bad": self._cut(samples, given["captions"], batch)} if "captions" in given else batch
 
     def _wants(self, modality: str, samples: list[dict[str, Any]]) -> bool:
         if self.modalities is not None:
@@ -235,24 +168,27 @@ class Collator:
         usable = modality != "image" or self.processor.image_settings is not None
         return usable and any(sample.get(modality) is not None for sample in samples)
 
-    def _open(self, samples: list[dict[str, Any]]) -> tuple[list[dict], list[Any]]:
-        """The samples whose images are readable or absent, and those images: one, None or a list of a sample."""
-        kept, images = [], []
+    def _open(self, samples: list[dict[str, Any]]) -> tuple[list[dict], list[Any], list[Bad]]:
+        """The samples whose images are readable or absent; those images, one, None or a list of each; the others."""
+        kept, images, bad = [], [], []
         for sample in samples:
             try:
                 images.append(each(open_image, self.processor.cut_images(sample.get("image"))))
                 kept.append(sample)
             except ImageError as error:
-                self._log(sample["id"], error)
-        if not kept:
-            names = some(sample["id"] for sample in samples)
-            raise DataError(f"none of the {len(samples)} images of a batch can be read ({names}); repair the files")
-        return kept, images
+                kind = MISSING if isinstance(error.__cause__, FileNotFoundError) else UNREADABLE
+                bad.append(Bad(kind, sample["id"], str(error)))
+        return kept, images, bad
 
-    def _log(self, name: str, error: ImageError) -> None:
-        if name not in self._logged:
-            self._logged.add(name)
-            logger.warning("sample %s left out (%d so far in this worker): %s", name, len(self._logged), error)
+    def _cut(self, samples: list[dict[str, Any]], captions: list[list[str]], batch: dict[str, Any]) -> Iterator[Bad]:
+        """Captions that were cut; tokens are counted again only where a row is full."""
+        most = self.processor.max_caption_length
+        full = (batch["labels"] != IGNORED_LABEL).sum(1).view(len(samples), -1) >= most
+        for row, place in full.nonzero().tolist():
+            text = captions[row][place]
+            tokens = len(self.processor.tokenizer(text, **PLAIN_TEXT)["input_ids"]) + 1
+            if tokens > most:
+                yield Bad(CUT, samples[row]["id"], f"{tokens} tokens of {most}: {text}", left_out=False)
 
     def _augmented(self, samples: list[dict[str, Any]], images: list[Any]) -> dict[str, Tensor]:
         settings, made = self.processor.image_settings, []
@@ -265,8 +201,6 @@ class Collator:
     def _draw(self, sample: dict[str, Any]) -> list[str]:
         """G captions: the next ones in an order that is the image's own."""
         captions, count = sample["captions"], self.captions_per_image
-        if not captions:
-            raise DataError(f"sample {sample['id']} has no captions; remove it from the training split")
         order = random.Random(f"{self.seed} {sample['index']}").sample(captions, len(captions))
         start = sample.get("epoch", 0) * count
         return [order[(start + place) % len(order)] for place in range(count)]

@@ -13,9 +13,10 @@ from accelerate.utils import broadcast_object_list, gather_object
 from torch.utils.data import DataLoader, Subset
 
 from . import metrics
+from .bad_data import Bad, sift
 from .borrowed_metrics import BorrowedMetrics
 from .configuration import input_names
-from .data import CaptionDataset, Collator
+from .data import CaptionDataset, Collator, DataError
 from .decoding import SearchError, SearchOptions, search
 from .layouts import for_search
 from .model import Captioner
@@ -40,11 +41,13 @@ class Evaluation:
         scores: fractions, CIDEr-D on its scale of 0 to 10; `exact_match` is the share of captions that equal one of
             their references.
         signature: what the scores were measured on and how.
+        bad: samples that could not be captioned.
     """
 
     records: list[dict[str, Any]]
     scores: dict[str, float] = field(default_factory=dict)
     signature: str = ""
+    bad: list[Bad] = field(default_factory=list)
 
 
 def search_options(settings: GenerationSettings, model: Captioner, processor: CaptionerProcessor) -> SearchOptions:
@@ -97,6 +100,8 @@ def caption_batches(
     options, records, fast = search_options(generation, model, processor), [], None
     for batch in batches:
         samples = batch.pop("samples")
+        if not samples:  # none could be read
+            continue
         fast = fast or for_search(model, len(samples), options.captions)
         batch = {name: value.to(model.device) for name, value in batch.items() if name in model.encoder_inputs}
         if hidden is not None:
@@ -159,14 +164,18 @@ def evaluate(
     """
     accelerator = accelerator or Accelerator(cpu=model.device.type == "cpu")
     loader = evaluation_loader(samples, processor, model, batch_size, workers, accelerator)
-    records = caption_batches(model, processor, watch(loader), generation, hidden)
+    bad: list[Bad] = []
+    records = caption_batches(model, processor, sift(watch(loader), bad), generation, hidden)
     if borrowed is not None:
         borrowed.look(records, samples)
     records = sorted(gather_object(records), key=lambda record: record["index"])
+    bad = gather_object(bad)
+    if not records:
+        raise DataError(f"none of the {len(samples)} samples could be captioned: {bad[0].why}; repair the images")
     scores: list[dict[str, float]] = [{}]
     if accelerator.is_main_process:
         scores = [score_records(records, task) | (borrowed.scores(records) if borrowed is not None else {})]
-    return Evaluation(records, broadcast_object_list(scores)[0], signature(records, generation, split, task))
+    return Evaluation(records, broadcast_object_list(scores)[0], signature(records, generation, split, task), bad)
 
 
 def score_records(records: list[dict[str, Any]], task: str = "captions") -> dict[str, float]:

@@ -17,6 +17,8 @@ import torch
 from accelerate import Accelerator
 from torch.utils.data import DataLoader, Subset
 
+from .bad_data import UNREADABLE as UNREADABLE_IMAGE
+from .bad_data import Bad
 from .checkpoints import whole
 from .data import CaptionDataset, Collator
 from .model import Captioner
@@ -73,10 +75,11 @@ class StoredCollator:
     def __call__(self, samples: list[dict[str, Any]]) -> dict[str, Any]:
         """B samples → what the collator makes, with `pixel_values` (B, S, D_image) and maybe `image_mask` (B,)."""
         states = self.store.images
-        samples = [sample for sample in samples if states[sample["index"]] != UNREADABLE]
-        if not samples:
-            raise FeatureStoreError("none of the images of a batch could be read when the feature store was made")
+        unreadable = [sample for sample in samples if states[sample["index"]] == UNREADABLE]
+        for sample in unreadable:
+            sample["bad"] = [Bad(UNREADABLE_IMAGE, sample["id"], "when the feature store was made")]
         batch = self.collator(samples)
+        samples = [sample for sample in samples if states[sample["index"]] != UNREADABLE] or unreadable[:1]
         rows = [sample["index"] for sample in samples]
         mask = [states[i] == THERE and sample.get("image") is not None for i, sample in zip(rows, samples, strict=True)]
         batch["pixel_values"] = torch.from_numpy(self.store.features[rows])

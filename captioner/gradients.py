@@ -75,7 +75,7 @@ class Gradients:
         """
         micro_batches = [self.objective.prepare(batch) for batch in micro_batches]
         tokens = sum((batch["labels"] != -100).sum() for batch in micro_batches)
-        tokens = self.accelerator.reduce(tokens, reduction="sum")
+        tokens = self.accelerator.reduce(tokens, reduction="sum").clamp(min=1)  # none where nothing could be read
         total = None
         while total is None:
             try:

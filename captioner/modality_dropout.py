@@ -19,6 +19,7 @@ class ModalityDropout(Dataset):
     What is hidden is a function of (seed, epoch, index) alone: not of workers, batches, processes or restarts.
 
     Args:
+        dataset: None, where only `hide` is called.
         chances: modality → how often it is hidden, from 0 to 1.
         modalities: all that samples may have.
 
@@ -28,7 +29,7 @@ class ModalityDropout(Dataset):
 
     def __init__(
         self,
-        dataset: CaptionDataset,
+        dataset: CaptionDataset | None,
         chances: dict[str, float],
         seed: int = 0,
         modalities: Sequence[str] = ("image", "context"),
@@ -44,8 +45,11 @@ class ModalityDropout(Dataset):
         return len(self.dataset)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        sample = self.dataset[index]
-        draw = random.Random(f"modalities {self.seed} {sample['epoch']} {index}")
+        return self.hide(self.dataset[index])
+
+    def hide(self, sample: dict[str, Any]) -> dict[str, Any]:
+        """A sample with its `index` and `epoch`, without what the draw takes from it."""
+        draw = random.Random(f"modalities {self.seed} {sample['epoch']} {sample['index']}")
         present = [name for name in self.modalities if sample.get(name) is not None]
         hidden = [name for name in present if draw.random() < self.chances.get(name, 0.0)]
         if len(hidden) == len(present) > 0:

@@ -36,7 +36,7 @@ class Rows:
     images: Dataset  # the column `image`, and one for each further modality
     keys: list[Hashable]  # equal where the image is the same
     names: list[str]  # what an image is called where the source gives no id
-    files: list[str | None]  # that must exist
+    files: list[list[str]]  # of each row, that must exist
     cells: Cells
 
 
@@ -74,7 +74,7 @@ def file_rows(roots: Sequence[Path], names: Sequence[str | list[str] | None], ce
     kind = List(Value("string")) if several else Value("string")
     columns = {"image": [as_list(own) for own in files] if several else files}
     images = Dataset.from_dict(columns, features=Features({"image": kind}))
-    return Rows(images, fallback, fallback, [file for own in files for file in as_list(own)], cells)
+    return Rows(images, fallback, fallback, [list(filter(None, as_list(own))) for own in files], cells)
 
 
 def embedded_rows(images: Dataset, cells: Cells) -> Rows:
@@ -91,13 +91,16 @@ def embedded_rows(images: Dataset, cells: Cells) -> Rows:
             f"the image column must hold images or paths, but holds {kind}; set `data.image_column`"
         ) from error
     if several:
-        return Rows(images, list(range(len(images))), [str(row) for row in range(len(images))], [], cells)
+        return Rows(
+            images, list(range(len(images))), [str(row) for row in range(len(images))], [[]] * len(images), cells
+        )
     column = images.with_format("arrow")[:]["image"]
     paths = pyarrow.compute.struct_field(column, "path").to_pylist()
     sizes = pyarrow.compute.binary_length(pyarrow.compute.struct_field(column, "bytes")).to_pylist()
     keys = [(path, size) if path else row for row, (path, size) in enumerate(zip(paths, sizes, strict=True))]
     names = [os.path.basename(path) if path else str(row) for row, path in enumerate(paths)]
-    return Rows(images, keys, names, [path for path, size in zip(paths, sizes, strict=True) if size is None], cells)
+    files = [[path] if path and size is None else [] for path, size in zip(paths, sizes, strict=True)]
+    return Rows(images, keys, names, files, cells)
 
 
 def with_modalities(rows: Rows, columns: Mapping[str, Any], settings: DataSettings, roots: Sequence[Path]) -> Rows:

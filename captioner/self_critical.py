@@ -26,7 +26,7 @@ MOST_GENERATED = 5000
 
 def document_frequencies(samples: Any) -> DocumentFrequencies:
     """How often words come in the references of a training split; of generated scenes, in the first of them."""
-    if len(samples.texts) == len(samples):
+    if len(samples.texts) >= min(len(samples), MOST_GENERATED):
         references = (row["captions"] for row in samples.texts)
     else:
         references = (samples[i]["captions"] for i in range(min(len(samples), MOST_GENERATED)))

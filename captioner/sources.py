@@ -20,8 +20,8 @@ from .settings import DataSettings
 from .wording import one_line, some
 
 USUAL_COLUMNS = {
-    "image_column": ("image", "images", "file_name", "filename", "image_path", "path"),
-    "caption_column": ("captions", "caption", "text"),
+    "image_column": ("image", "images", "file_name", "filename", "image_path", "path", "jpg", "jpeg", "png", "webp"),
+    "caption_column": ("captions", "caption", "text", "txt", "json.captions", "json.caption"),
 }
 SAME_SPLIT = ("validation", "val", "valid", "dev")
 FLICKR8K_FILES = ("Flickr8k.token.txt", "captions.txt")
@@ -42,7 +42,8 @@ def root_of(settings: DataSettings) -> Path:
     return path
 
 
-def _choose_split(split: str, names: Collection[str], where: Any) -> str:
+def choose_split(split: str, names: Collection[str], where: Any) -> str:
+    """The name that stands for a split among those that there are."""
     same = [name for name in names if split in SAME_SPLIT and name in SAME_SPLIT]
     if split in names:
         return split
@@ -56,7 +57,7 @@ def named_file(settings: DataSettings, split: str, suffixes: Collection[str], ke
     """The file with the texts of a split: the one that is set, or named like the split, or the only one."""
     root, given = root_of(settings), getattr(settings, key)
     if isinstance(given, dict):
-        given = given[_choose_split(split, given, f"`data.{key}`")]
+        given = given[choose_split(split, given, f"`data.{key}`")]
     folder = next(folders(root, 0))
     if given is not None:
         found = [file for file in (folder / given, Path(given).expanduser()) if file.is_file()]
@@ -77,7 +78,7 @@ def _files(folder: Path, suffixes: Collection[str]) -> list[Path]:
     return [f for place in folders(folder, 1) for f in sorted(place.iterdir()) if f.suffix.lower() in suffixes]
 
 
-def _column(columns: Collection[str], settings: DataSettings, setting: str) -> str:
+def column_named(columns: Collection[str], settings: DataSettings, setting: str) -> str:
     """The column that a setting names; where it has its default, any usual name will do."""
     wanted = getattr(settings, setting)
     usual = USUAL_COLUMNS.get(setting, ())
@@ -92,17 +93,17 @@ def _cells(columns: Mapping[str, Any], settings: DataSettings, captions: str, id
     """The text columns: captions and ids by the names given here, context and id by the settings."""
     contexts = None
     if settings.context_column is not None:
-        contexts = columns[_column(columns, settings, "context_column")][:]
+        contexts = columns[column_named(columns, settings, "context_column")][:]
     if settings.id_column is not None:
-        ids = _column(columns, settings, "id_column")
+        ids = column_named(columns, settings, "id_column")
     return Cells(columns[captions][:], contexts, None if ids is None else columns[ids][:])
 
 
-def _table_rows(table: Dataset, settings: DataSettings, roots: Sequence[Path]) -> Rows:
+def table_rows(table: Dataset, settings: DataSettings, roots: Sequence[Path]) -> Rows:
     """Rows of a table whose columns the settings name; its images are paths, encoded in the table, or none."""
     columns = {name: table[name] for name in table.column_names}
-    cells = _cells(columns, settings, _column(columns, settings, "caption_column"))
-    image = None if settings.image_column is None else _column(columns, settings, "image_column")
+    cells = _cells(columns, settings, column_named(columns, settings, "caption_column"))
+    image = None if settings.image_column is None else column_named(columns, settings, "image_column")
     if image is None:
         rows = file_rows(roots, [None] * len(table), cells)
     elif holds_paths(table.features[image]):
@@ -122,19 +123,30 @@ def _entry_rows(entries: Sequence[dict[str, Any]], settings: DataSettings, ids: 
     return with_modalities(rows, columns, settings, roots)
 
 
-def _read_repository(settings: DataSettings, split: str) -> Rows:
-    """`path`: a folder with Parquet files or images, what `save_to_disk` wrote, or a Hub repository."""
+@contextmanager
+def located(settings: DataSettings) -> Iterator[tuple[str, Path]]:
+    """`path` as a folder or as the name of a Hub repository, and the folder of its images; for work with it.
+
+    Raises:
+        DataError: in place of what `datasets` raises meanwhile.
+    """
     path = settings.path or ""
     remote = not Path(path).expanduser().exists() and re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", path)
     root = Path(path) if remote else root_of(settings)
     try:
-        table = load_repository(str(root), split)
+        yield str(root), Path() if remote else root
     except DataError:
         raise
     except (ValueError, OSError, DatasetsError) as error:
         place = f"is neither here ({_beside(root)}) nor a usable Hub repository" if remote else "does not load"
         raise DataError(f"`data.path` {path} {place}: {one_line(error)}") from error
-    return _table_rows(table, settings, [Path() if remote else root])
+
+
+def _read_repository(settings: DataSettings, split: str) -> Rows:
+    """`path`: a folder with Parquet files or images, what `save_to_disk` wrote, or a Hub repository."""
+    with located(settings) as (path, root):
+        table = load_repository(path, split)
+    return table_rows(table, settings, [root])
 
 
 def load_repository(path: str, split: str) -> Dataset:
@@ -142,10 +154,10 @@ def load_repository(path: str, split: str) -> Dataset:
     if any(Path(path, name).is_file() for name in ("dataset_dict.json", "state.json")):
         saved = load_from_disk(path)
         splits = {"train": saved} if isinstance(saved, Dataset) else saved
-        return splits[_choose_split(split, splits, path)]
+        return splits[choose_split(split, splits, path)]
     builder = load_dataset_builder(path)
     builder.download_and_prepare()
-    return builder.as_dataset(split if split == "all" else _choose_split(split, builder.info.splits, path))
+    return builder.as_dataset(split if split == "all" else choose_split(split, builder.info.splits, path))
 
 
 def read_json(file: Path) -> Any:
@@ -193,7 +205,7 @@ def _read_karpathy(settings: DataSettings, split: str) -> Rows:
         return _entry_rows(entries, settings, "image")
     with expect("Karpathy's JSON", file):
         names = {image["split"]: None for image in tree["images"]}
-        wanted = {_choose_split(split, names, file), *(["restval"] if split == "train" else [])}
+        wanted = {choose_split(split, names, file), *(["restval"] if split == "train" else [])}
         entries = [_karpathy_entry(image) for image in tree["images"] if image["split"] in wanted]
     return _entry_rows(entries, settings, "id")
 
@@ -242,7 +254,7 @@ def _read_table(settings: DataSettings, split: str) -> Rows:
         raise
     except (ValueError, OSError, DatasetsError) as error:
         raise DataError(f"{file} cannot be read as {file.suffix}: {one_line(error)}; repair or convert it") from error
-    return _table_rows(table, settings, [root_of(settings), file.parent])
+    return table_rows(table, settings, [root_of(settings), file.parent])
 
 
 def _read_flickr8k(settings: DataSettings, split: str) -> Rows:
@@ -255,7 +267,7 @@ def _read_flickr8k(settings: DataSettings, split: str) -> Rows:
     if split == "all" or (split == "train" and not lists):
         names = list(captions)
     elif lists:
-        names = [line for line in _lines(lists[_choose_split(split, lists, settings.path)]) if line]
+        names = [line for line in _lines(lists[choose_split(split, lists, settings.path)]) if line]
     else:
         remedy = "set `data.train_split` to train[:90%] and `data.validation_split` to train[90%:]"
         raise DataError(f"{file} has no split lists beside it, so it has no split {split!r} but train; {remedy}")

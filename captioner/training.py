@@ -8,17 +8,16 @@ import os
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import count, islice
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from accelerate import Accelerator, DistributedType, PartialState, skip_first_batches
+from accelerate import Accelerator, DistributedType
 from accelerate.utils import DataLoaderConfiguration, gather_object, is_tensorboard_available, set_seed
-from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
 from .adopt import assemble
 from .average import WeightAverage
+from .bad_data import TRAINING, VALIDATION, BadData
 from .checkpoints import (
     CheckpointError,
     RunState,
@@ -29,18 +28,19 @@ from .checkpoints import (
     step_of,
     write_checkpoint,
 )
-from .data import CaptionDataset, Collator, load_split
+from .data import Collator, load_split
 from .feature_store import FeatureStore, StoredCollator, open_store
 from .gradients import CrossEntropy, Gradients, Objective
-from .modality_dropout import ModalityDropout
 from .model import Captioner
 from .optimisation import add_adapters, build_optimizer, build_schedule, set_training_mode
+from .passes import MapPasses, Passes, StreamPasses, steps
 from .processor import CaptionerProcessor
 from .progress import progress, say
 from .retrieval import retrieved
 from .run_log import RunLog
 from .self_critical import Reward, SelfCritical, document_frequencies
 from .settings import Settings, SettingsError, TrainingSettings
+from .streaming import open_stream
 from .validation import Keeper
 
 
@@ -71,8 +71,7 @@ def train(settings: Settings, resume: bool = False) -> dict[str, float]:
         raise SettingsError("--resume does not work under DeepSpeed; use configs/accelerate/ddp.yaml or fsdp2.yaml")
     newest = _newest_checkpoint(Path(options.output_dir), resume)
     set_seed(options.seed)
-    samples = load_split(settings.data, settings.data.train_split)
-    validation = load_split(settings.data, settings.data.validation_split)
+    samples, validation, bad = _splits(settings)
     model, processor = assemble(settings.model, settings.data, lambda: _texts(samples))
     workers = options.dataloader_num_workers
     samples, validation = (retrieved(own, settings.data, model, workers, accelerator) for own in (samples, validation))
@@ -80,25 +79,24 @@ def train(settings: Settings, resume: bool = False) -> dict[str, float]:
         model.activation_checkpointing_enable()
     if options.lora is not None:
         add_adapters(model, options.lora)
-    dataset = CaptionDataset(samples)
-    store = _store(settings, model, processor, samples, accelerator)
-    loader = _loader(settings, dataset, processor, model, store)
+    passes = _passes(settings, samples, processor, model, accelerator)
     optimizer = build_optimizer(model, options)
     schedule = build_schedule(optimizer, options)
-    wrapped, optimizer, loader = accelerator.prepare(model, optimizer, loader)
+    wrapped, optimizer = accelerator.prepare(model, optimizer)
     average = WeightAverage(wrapped, options.average_decay) if options.average_decay else None
     done = 0 if newest is None else step_of(newest)
     log = RunLog(settings, accelerator, done)
-    keeper = Keeper(settings, accelerator, model, wrapped, processor, average, log)
+    keeper = Keeper(settings, accelerator, model, wrapped, processor, average, log, bad)
     objective = OBJECTIVES[options.objective](settings, model, processor, samples)
     gradients = Gradients(accelerator, wrapped, objective)
-    run = Run(settings, RunState(accelerator, wrapped, optimizer, schedule, average), gradients, keeper, log)
+    run = Run(settings, RunState(accelerator, wrapped, optimizer, schedule, average), gradients, keeper, log, bad)
     if newest is not None:
         run.restore(*read_checkpoint(newest))
 
     left = 0 if keeper.stops else max(options.max_steps - done, 0)
-    steps = islice(_steps(loader, dataset, options.gradient_accumulation_steps, done), left)
-    for step, micro_batches in enumerate(progress(steps, "training", left), start=done + 1):
+    found = bad.of(TRAINING)
+    batches = islice(steps(passes, options.gradient_accumulation_steps, done, found), left)
+    for step, micro_batches in enumerate(progress(batches, "training", left), start=done + 1):
         set_seed(_step_seed(options.seed, step, accelerator.process_index))
         set_training_mode(wrapped, model, options)
         loss = gradients(micro_batches)
@@ -110,6 +108,8 @@ def train(settings: Settings, resume: bool = False) -> dict[str, float]:
             average.update()
         log.step(step, loss, schedule.get_last_lr()[0])
         last = step == options.max_steps
+        if step % options.logging_steps == 0 or last:
+            bad.share(accelerator)
         if step % options.eval_steps == 0 or last:
             keeper.validate(step, validation)
             last = last or keeper.stops
@@ -117,6 +117,7 @@ def train(settings: Settings, resume: bool = False) -> dict[str, float]:
             run.save(step)
         if last:
             break
+    bad.report(accelerator)
     accelerator.end_training()
     return keeper.best
 
@@ -152,6 +153,7 @@ def _set_deepspeed(plugin: Any, options: TrainingSettings) -> None:
             f"{plugin.zero_stage} and {options.gradient_accumulation_steps}; change them, or use "
             "configs/accelerate/fsdp2.yaml"
         )
+    plugin.deepspeed_config["train_micro_batch_size_per_gpu"] = options.per_device_train_batch_size
     plugin.deepspeed_config["gradient_clipping"] = options.max_grad_norm
 
 
@@ -166,6 +168,21 @@ def _newest_checkpoint(directory: Path, resume: bool) -> Path | None:
     if resume and not found:
         say(f"nothing to resume in {directory}: starting afresh")
     return found[-1] if found else None
+
+
+def _splits(settings: Settings) -> tuple[Any, Any, BadData]:
+    """Training and validation samples, and what is wrong with them so far."""
+    data, limit = settings.data, settings.training.max_eval_samples
+    if data.streaming and limit is not None:
+        limit = min(limit, data.limit or limit)
+        validation = load_split(data.model_copy(update={"limit": limit}), data.validation_split)
+    else:
+        validation = load_split(data, data.validation_split)
+    samples = (open_stream if data.streaming else load_split)(data, data.train_split)
+    bad = BadData(data.max_bad_share, Path(settings.training.output_dir))
+    bad.begin(TRAINING, samples)
+    bad.begin(VALIDATION, validation)
+    return samples, validation, bad
 
 
 def _cross_entropy(settings: Settings, *unused: Any) -> Objective:
@@ -210,52 +227,18 @@ def _store(
     return open_store(Path(data.feature_store), model, processor, samples, accelerator, batch, workers)
 
 
-def _loader(
-    settings: Settings,
-    samples: CaptionDataset,
-    processor: CaptionerProcessor,
-    model: Captioner,
-    store: FeatureStore | None,
-) -> DataLoader:
+def _passes(
+    settings: Settings, samples: Any, processor: CaptionerProcessor, model: Captioner, accelerator: Accelerator
+) -> Passes:
+    """The training split as batches, from the feature store if there is one."""
     data, options = settings.data, settings.training
-    processes = PartialState().num_processes
-    if len(samples) < options.per_device_train_batch_size * processes:
-        raise SettingsError(
-            f"`training.per_device_train_batch_size` is {options.per_device_train_batch_size}, but the training "
-            f"split has only {len(samples)} samples for {processes} processes; make it smaller"
-        )
+    store = _store(settings, model, processor, samples, accelerator)
     references = None if options.objective == "self_critical" else data.captions_per_image
     modalities = [name for name in model.config.modalities if store is None or name != "image"]
     collator = Collator(processor, references, data.augment, options.seed, modalities)
-    dropping: Dataset = samples
-    if data.modality_dropout:
-        dropping = ModalityDropout(samples, data.modality_dropout, options.seed, list(model.config.shapes))
-    return DataLoader(
-        dropping,
-        batch_size=options.per_device_train_batch_size,
-        shuffle=True,
-        drop_last=True,
-        num_workers=options.dataloader_num_workers,
-        persistent_workers=options.dataloader_num_workers > 0,
-        collate_fn=collator if store is None else StoredCollator(collator, store),
-    )
-
-
-def _steps(loader: DataLoader, dataset: CaptionDataset, accumulation: int, done: int) -> Iterator[list[dict[str, Any]]]:
-    """The micro-batches of one optimiser step after the other, epoch after epoch, after `done` steps."""
-    first, skipped = divmod(done * accumulation, len(loader))
-
-    def batches() -> Iterator[dict[str, Tensor]]:
-        for epoch in count(first):
-            rest = skip_first_batches(loader, skipped) if epoch == first and skipped else loader
-            loader.set_epoch(epoch)  # the order; the sampler is shared with the rest
-            rest.set_epoch(epoch)
-            dataset.set_epoch(epoch)  # captions and crops; Accelerate forwards it only on a single process
-            yield from rest
-
-    stream = batches()
-    while True:
-        yield list(islice(stream, accumulation))
+    kind = StreamPasses if data.streaming else MapPasses
+    collate = collator if store is None else StoredCollator(collator, store)
+    return kind(samples, settings, collate, list(model.config.shapes), accelerator)
 
 
 def _step_seed(seed: int, step: int, process: int) -> int:
@@ -272,6 +255,7 @@ class Run:
     gradients: Gradients
     keeper: Keeper
     log: RunLog
+    bad: BadData
 
     def save(self, step: int) -> None:
         """Write `last/` and a checkpoint; under DeepSpeed `last/` alone, for its state can only be pickled."""
@@ -286,7 +270,10 @@ class Run:
             "kept": self.keeper.facts(),
             "settings": self.settings.model_dump(),
         }
+        self.bad.share(self.state.accelerator)
+        facts["bad"] = self.bad.facts()
         if self.state.accelerator.is_main_process:
+            self.bad.write()
             write_checkpoint(self.log.directory, step, tensors, facts, self.settings.training.save_total_limit)
         self.state.accelerator.wait_for_everyone()
 
@@ -297,6 +284,7 @@ class Run:
         self.state.restore(tensors, facts)
         self.log.restore(facts["losses"])
         self.keeper.restore(facts["kept"])
+        self.bad.restore(facts.get("bad", ()))
         parts, process = facts["parts"], self.state.accelerator.process_index
         self.gradients.parts = parts[process] if process < len(parts) else max(parts)
         now = self.settings.model_dump()

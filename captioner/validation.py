@@ -14,6 +14,7 @@ from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_
 from torch.utils.data import Subset
 
 from .average import WeightAverage
+from .bad_data import VALIDATION, BadData
 from .borrowed_metrics import BorrowedMetrics
 from .checkpoints import save_captioner
 from .evaluation import Evaluation, evaluate
@@ -33,6 +34,7 @@ class Keeper:
     Args:
         model: the captioner that is trained; `wrapped` is the same as Accelerate prepared it.
         average: the moving average that is validated and saved instead, or None.
+        bad: takes what is wrong with validation samples.
     """
 
     def __init__(
@@ -44,8 +46,9 @@ class Keeper:
         processor: CaptionerProcessor,
         average: WeightAverage | None,
         log: RunLog,
+        bad: BadData,
     ):
-        self.settings, self.accelerator, self.log = settings, accelerator, log
+        self.settings, self.accelerator, self.log, self.bad = settings, accelerator, log, bad
         self.model, self.wrapped, self.processor, self.average = model, wrapped, processor, average
         self.borrowed = BorrowedMetrics(settings.training, accelerator.device)
         self.best: dict[str, float] = {}
@@ -90,6 +93,8 @@ class Keeper:
                 task=self.settings.data.task,
                 borrowed=self.borrowed,
             )
+            if self.accelerator.is_main_process:  # every process has all of them
+                self.bad.of(VALIDATION).extend(evaluation.bad)
             self.log.write(step, evaluation.scores, **self._signatures(evaluation))
             self.log.show(step, captioned_pictures(evaluation.records[: options.logged_samples], samples))
             say(f"step {step}: " + "  ".join(f"{name} {value:.3f}" for name, value in evaluation.scores.items()))

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from captioner import sources
-from captioner.data import DataError, _unique, load_split
+from captioner.data import DataError, load_split
+from captioner.grouping import _unique
 from captioner.settings import DataSettings
 
 
@@ -501,7 +502,8 @@ def test_missing_images_are_counted_and_named_at_load_time(tmp_path):
     write(tmp_path / "t.csv", "image,caption\na.png,1\nb.png,2\nb.png,3\nsub/c.png,4\n")
     assert refusal("table", tmp_path) == (
         f"split 'train' of {tmp_path} has 2 image files missing: {tmp_path}/b.png, {tmp_path}/sub/c.png; "
-        "put them there, set `data.path`, or remove their rows"
+        "put them there, set `data.path`, or remove their rows; `data.max_bad_share` is 0.1, but 2 of 3 samples cannot "
+        "be used"
     )
 
 
@@ -520,7 +522,7 @@ def test_samples_without_captions_are_counted_and_named(tmp_path):
     write(tmp_path / "t.jsonl", "\n".join(lines))
     assert refusal("table", tmp_path) == (
         f"split 'train' of {tmp_path} has 4 samples without a caption: b, c, d, … 1 more; "
-        "give each at least one, or remove it"
+        "give each at least one, or remove it; `data.max_bad_share` is 0.1, but 4 of 5 samples cannot be used"
     )
 
 

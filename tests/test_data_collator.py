@@ -1,7 +1,6 @@
 """A batch is the tensors that the model takes, and depends on nothing but the seed, the epoch and the samples."""
 
 import inspect
-import logging
 import pickle
 import random
 from io import BytesIO
@@ -181,28 +180,45 @@ def test_augmentation_of_a_captioner_that_only_reads_is_refused(reader):
 
 
 @pytest.mark.parametrize("augment", [{}, {"hflip": 0.5}])
-def test_a_broken_image_leaves_the_batch_and_is_logged_once(processor, augment, caplog):
+def test_a_broken_image_leaves_the_batch_which_says_so(processor, augment):
     collator = Collator(processor, 2, augment)
     batch = items([sample(0), broken(1), sample(2)])
-    with caplog.at_level(logging.WARNING):
-        whole, again = collator(batch), collator(batch)
-    assert_equal(whole, again)
+    whole = collator(batch)
+    (fault,) = whole.pop("bad")
+    assert (fault.kind, fault.id, fault.left_out) == ("unreadable image", "1", True)
+    assert fault.why.startswith("cannot read the image")
     assert_equal(whole, collator([batch[0], batch[2]]))
     assert [len(whole["pixel_values"]), len(whole["labels"])] == [2, 4]
-    assert len(caplog.messages) == 1
-    assert caplog.messages[0].startswith("sample 1 left out (1 so far in this worker): cannot read the image")
 
 
+@pytest.mark.parametrize("augment", [{}, {"hflip": 0.5}])
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_batch_without_a_readable_image_is_an_error(processor, workers):
-    loader = DataLoader(CaptionDataset([broken(0), broken(1)]), 2, collate_fn=Collator(processor), num_workers=workers)
-    with pytest.raises(DataError, match=r"none of the 2 images of a batch can be read \(0, 1\); repair the files"):
-        next(iter(loader))
+def test_a_batch_without_a_readable_image_is_blank_and_supervises_nothing(processor, workers, augment):
+    collator = Collator(processor, 2, augment, modalities=["image", "context"])
+    loader = DataLoader(CaptionDataset([broken(0), broken(1)]), 2, collate_fn=collator, num_workers=workers)
+    batch = next(iter(loader))
+    assert [fault.id for fault in batch["bad"]] == ["0", "1"]
+    assert batch["labels"].shape[0] == 2
+    assert (batch["labels"] == -100).all()
+    assert not batch["image_mask"].any()
+    assert not batch["context_attention_mask"].any()
 
 
-def test_a_sample_without_captions_cannot_be_trained_on(processor):
-    with pytest.raises(DataError, match="sample 0 has no captions; remove it from the training split"):
-        Collator(processor)(items([sample(0, captions=0)]))
+def test_a_sample_without_captions_is_left_out_of_training(processor):
+    batch = Collator(processor)(items([sample(0, captions=0), sample(1)]))
+    assert [(fault.kind, fault.id) for fault in batch["bad"]] == [("empty caption", "0")]
+    assert len(batch["labels"]) == 1
+
+
+def test_only_captions_that_were_cut_are_noted(processor):
+    short = CaptionerProcessor(processor.image_settings, processor.tokenizer, max_caption_length=4)
+    fits, long = sample(0, captions=1), sample(1, captions=1)
+    fits["captions"], long["captions"] = ["caption number 1"], ["caption number 1 context"]
+    batch = Collator(short)(items([fits, long]))
+    assert batch["bad"] == [
+        ("caption over the length limit", "1", "5 tokens of 4: caption number 1 context", False),
+    ]
+    assert len(batch["labels"]) == 2
 
 
 @pytest.mark.parametrize("augment", [{}, {"hflip": 0.5}])
@@ -227,6 +243,7 @@ def test_modalities_decide_what_is_in_a_batch_and_samples_do_where_they_are_not_
 def test_evaluation_keeps_the_references_of_the_readable_samples(processor):
     batch = items([sample(0, level=3), broken(1), sample(2, context="a context")])
     collated = Collator.for_evaluation(processor, ["image"])(batch)
+    assert [fault.id for fault in collated.pop("bad")] == ["1"]
     assert set(collated) == {"pixel_values", "samples"}
     assert len(collated["pixel_values"]) == 2
     assert collated["samples"] == [
