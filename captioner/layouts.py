@@ -16,7 +16,6 @@ from .attention import CrossAttention, Joint
 from .lean import lean
 from .model import Captioner
 
-MANY_IMAGES = 8  # from here on greedy search is faster without keys and values
 UNLIMITED = 2**63
 POINTWISE = ([0, 0], [1, 1], [1, 1], 1)  # padding, stride, dilation and groups of a convolution over single pixels
 
@@ -159,7 +158,7 @@ def _lay_out(model: Captioner, images: int, beams: int, room: Room) -> None:
     """The vocabulary head first, then block after block while there is room."""
     rows, left = images * beams, room.copies
     attentions = sum(isinstance(part, CrossAttention) for part in model.decoder.modules())
-    held = 0 if beams == 1 and images >= MANY_IMAGES else room.held // max(attentions, 1)
+    held = room.held // max(attentions, 1)
     copy = partial(_copy, Transposed if rows == 1 else Packed, rows)
     size = _bytes(model.lm_head)
     if size <= left:
