@@ -26,6 +26,7 @@ from .processor import CaptionerProcessor
 from .reading import MAX_PIXELS, Reader, Reading
 from .retrieval import Retriever, check_reads, join
 from .settings import GenerationSettings
+from .several_images import as_list, stack
 from .workers import read_ahead
 
 logger = logging.getLogger(__name__)
@@ -153,16 +154,16 @@ class Captioning:
         found = search(model, model.encode(**batch), self.options, seeds=seeds)
         return [self._record(captions) for captions in found]
 
-    def _pixels(self, images: Sequence[Tensor | None]) -> dict[str, Tensor]:
+    def _pixels(self, images: Sequence[Tensor | list[Tensor] | None]) -> dict[str, Tensor]:
         """The encoders' inputs for images (3, H, W), where there are any: `pixel_values`, `image_mask`."""
-        there = [image is not None for image in images]
-        if not any(there):
+        images = [self.processor.cut_images(own) for own in images]
+        first = next((image for own in images for image in as_list(own)), None)
+        if first is None:
             return {}
-        blank = torch.zeros_like(images[there.index(True)])
-        pixels = torch.stack([blank if image is None else image for image in images])
+        pixels, there = stack(images, torch.zeros_like(first))
         pixels = pixels.to(self.model.device, non_blocking=True)
         batch = {"pixel_values": self.processor.image_settings.normalize(pixels).to(self.model.dtype)}
-        return batch if all(there) else batch | {"image_mask": torch.tensor(there, device=self.model.device)}
+        return batch if there.all() else batch | {"image_mask": there.to(self.model.device)}
 
     def _retrieve(self, readings: Sequence[Reading]) -> None:
         """Let contexts go on with the captions of images that look alike."""

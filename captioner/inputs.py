@@ -71,18 +71,20 @@ class Files:
 
 
 class Table:
-    """Rows of a table with a column of paths or of encoded images."""
+    """Rows of a table with a column of paths, of encoded images, or of lists of either."""
 
     def __init__(self, table: Any, image_column: str | None, where: str, folder: str):
-        from .sources import Cells, embedded_rows
+        from .sources import Cells, embedded_rows, holds_paths
 
         self.folder = folder
         column = _image_column(table.column_names, image_column, where)
         self.rows = table.remove_columns(column)
         self.columns = self.rows.column_names
         self.embedded = None
-        if getattr(table.features[column], "dtype", None) in ("string", "large_string"):
-            self.names = [name or f"{where}#{row}" for row, name in enumerate(table[column][:])]
+        if holds_paths(table.features[column]):
+            self.paths = [own if isinstance(own, list) else [own] for own in table[column][:]]
+            joined = [", ".join(filter(None, own)) for own in self.paths]
+            self.names = [name or f"{where}#{row}" for row, name in enumerate(joined)]
         else:
             images = table.select_columns(column).rename_column(column, "image")
             found = embedded_rows(images, Cells([]))
@@ -94,8 +96,10 @@ class Table:
         columns = self.rows[place] if self.columns else {}
         if self.embedded is not None:
             return Item(self.names[place], self.embedded[place]["image"], columns=columns, index=index)
-        file = _locate(self.names[place], self.folder)
-        return Item(self.names[place], file, file, columns, index)
+        files = [_locate(path or self.names[place], self.folder) for path in self.paths[place]]
+        if len(files) == 1:
+            return Item(self.names[place], files[0], files[0], columns, index)
+        return Item(self.names[place], files or None, None, columns, index)
 
 
 class Texts:

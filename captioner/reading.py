@@ -31,14 +31,14 @@ class Reading:
 
     Args:
         item: without its image and columns, which stay in the worker.
-        pixels: uint8 (3, H, W); None where there is no image.
+        pixels: uint8 (3, H, W), a list of those where there are several images; None where there is no image.
         context: what is known about the image, or None.
         look: the pixels as the encoder of a caption store takes them, uint8, until captions were retrieved by them.
         error: why it cannot be read.
     """
 
     item: Item
-    pixels: Tensor | None = None
+    pixels: Tensor | list[Tensor] | None = None
     context: str | None = None
     look: Tensor | None = None
     error: str | None = None
@@ -64,9 +64,10 @@ class Reader(Dataset):
         reading = Reading(replace(item, image=None, columns={}))
         try:
             if item.image is not None:
-                image = self._open(item)
-                reading.pixels = self.settings.fit(image)
-                reading.look = self.look and self.look.fit(image)
+                images = [self._open(own) for own in _one_by_one(item)]
+                fitted = [self.settings.fit(image) for image in images]
+                reading.pixels = fitted if len(fitted) > 1 else fitted[0]
+                reading.look = self.look and self.look.fit(images[0])
             reading.context = self.context(item) if self.context else None
             if item.image is None and reading.context is None:
                 raise ValueError("there is neither an image nor a context")
@@ -88,6 +89,13 @@ class Reader(Dataset):
         """Twice the pixels that are needed, so that resizing still averages over what is there."""
         sizes = [size for size in (self.settings, self.look) if size is not None]
         return max(math.ceil(2 * max(size.height, size.width) / size.crop_pct) for size in sizes)
+
+
+def _one_by_one(item: Item) -> list[Item]:
+    """An item for each of its images."""
+    if not isinstance(item.image, list):
+        return [item]
+    return [replace(item, image=own, file=own if isinstance(own, str) else None) for own in item.image]
 
 
 def _check_file(file: str) -> None:

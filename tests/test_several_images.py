@@ -152,3 +152,18 @@ def test_every_image_has_its_own_map_and_together_they_are_the_images_share(mode
     torch.testing.assert_close(balance["patches"] + balance["prefix"], found.shares()["image"])
     with pytest.raises(AttributionError, match=r"`image` must lie in 0…1, but is 2"):
         found.heat(2)
+
+
+def test_the_caption_command_reads_lists_of_images(processor, tmp_path):
+    from captioner.captioning import caption
+
+    model = captioner(context_encoder=None, decoder={"vocab_size": len(processor.tokenizer)})
+    for name, colour in (("a", "red"), ("b", "blue")):
+        photo(colour).save(tmp_path / f"{name}.png")
+    rows = [{"images": ["a.png", "b.png"]}, {"images": ["b.png"]}]
+    (tmp_path / "list.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    found = list(caption(str(tmp_path / "list.jsonl"), (model, processor), beams=1, max_new_tokens=4))
+    batch = processor(images=[[photo(), photo("blue")], photo("blue")])
+    expected = processor.batch_decode(model.generate(**batch, max_new_tokens=4))
+    assert [record["image"] for record in found] == ["a.png, b.png", "b.png"]
+    assert [record["caption"] for record in found] == expected
