@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from accelerate import Accelerator
+from accelerate import PartialState
 from accelerate.utils import gather_object
 
 from .progress import say
@@ -46,11 +46,11 @@ class BadData:
 
     Args:
         limit: the largest share of a split's samples that may be left out.
-        directory: where `write` writes; None: nowhere.
+        file: where `write` writes; None: nowhere.
     """
 
-    def __init__(self, limit: float, directory: Path | None = None):
-        self.limit, self.directory = limit, directory
+    def __init__(self, limit: float, file: Path | None = None):
+        self.limit, self.file = limit, file
         self.totals: dict[str, int] = {}  # split → its samples, with those that are left out
         self.fresh: dict[str, list[Bad]] = defaultdict(list)  # of this process, not yet known to the others
         self.known: dict[tuple[str, str, str], Bad] = {}  # split, kind, id
@@ -65,17 +65,20 @@ class BadData:
         """A list to add to what this process finds in a split; the others know it after `share`."""
         return self.fresh[split]
 
-    def share(self, accelerator: Accelerator) -> None:
+    def share(self) -> None:
         """Let every process know what all found; for all processes together.
 
         Raises:
             DataError: on every process, if a split lost more than the limit.
         """
+        self._gather()
+        self.check()
+
+    def _gather(self) -> None:
         for split, bad in gather_object([(split, bad) for split, found in self.fresh.items() for bad in found]):
             self.known.setdefault((split, bad[0], bad[1]), Bad(*bad))
         for found in self.fresh.values():
             found.clear()
-        self.check()
 
     def check(self) -> None:
         """Make sure that no split lost more than the limit.
@@ -86,10 +89,12 @@ class BadData:
         for split, total in self.totals.items():
             lost = {bad.id: bad for (of, *_), bad in self.known.items() if of == split and bad.left_out}
             if len(lost) > self.limit * total:
+                self.write()
                 examples = some((f"{bad.id} ({bad.kind}: {bad.why})" for bad in lost.values()), 3)
                 raise DataError(
                     f"{len(lost)} of {total} samples of {split} cannot be used, a share above `data.max_bad_share` "
-                    f"{self.limit}: {examples}; repair or remove them, or raise the limit"
+                    f"{self.limit}: {examples}{f'; all: {self.file}' if self.file else ''}; repair or remove them, or "
+                    "raise the limit"
                 )
 
     def lines(self) -> Iterator[str]:
@@ -100,27 +105,31 @@ class BadData:
         for (split, kind, left_out), ids in kinds.items():
             yield f"{split}: {kind} × {len(ids)}, {'left out' if left_out else 'used'} ({some(ids, 5)})"
 
-    def report(self, accelerator: Accelerator) -> None:
-        """Say at the end what was found by all processes, and write it; for all processes together."""
-        self.share(accelerator)
-        if accelerator.is_main_process:
-            file = self.write()
-            for line in self.lines():
-                say(line)
-            if file is not None:
-                say(f"all of them: {file}")
+    def report(self) -> None:
+        """Say at the end what was found by all processes, and write it; for all processes together.
 
-    def write(self) -> Path | None:
-        """Write all as JSON lines; → the file, or None where nothing is bad or there is no directory."""
-        if self.directory is None:
-            return None
-        file = self.directory / BAD_DATA_FILE
+        Raises:
+            DataError: as `share`.
+        """
+        self._gather()
+        self.write()
+        for line in self.lines():
+            say(line)
+        if self.known and self.file is not None:
+            say(f"all of them: {self.file}")
+        self.check()
+
+    def write(self) -> None:
+        """Write all as JSON lines, on the first process and if there is a file; without bad data there is none."""
+        if self.file is None or not PartialState().is_main_process:
+            return
         if not self.known:
-            file.unlink(missing_ok=True)
-            return None
+            self.file.unlink(missing_ok=True)
+            return
         lines = ({"split": split, **bad._asdict()} for (split, *_), bad in self.known.items())
-        file.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), encoding="utf-8")
-        return file
+        text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+        self.file.parent.mkdir(parents=True, exist_ok=True)
+        self.file.write_text(text, encoding="utf-8")
 
     def facts(self) -> list[list[Any]]:
         """What a restart must know."""

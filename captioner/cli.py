@@ -125,6 +125,7 @@ def evaluate(
         fail("`--compare` adds captioners to a page; name the page with `--report`", code=2)
     from .ablation import ablate as run_ablations
     from .adopt import load
+    from .bad_data import BadData
     from .borrowed_metrics import BorrowedMetrics
     from .data import load_split
     from .evaluation import evaluate as run
@@ -134,6 +135,8 @@ def evaluate(
     quiet()
     split = split or settings.data.validation_split
     samples = load_split(settings.data, split)
+    bad = BadData(settings.data.max_bad_share, None if output is None else output.with_suffix(".bad.jsonl"))
+    bad.begin(split, samples)
     options = {"batch_size": batch_size, "workers": num_workers, "split": split, "task": settings.data.task}
     loaded = cache(lambda: load(model))
     if settings.data.retrieve is not None:
@@ -151,6 +154,8 @@ def evaluate(
         )
     show_scores(result.scores)
     say(result.signature)
+    bad.of(split).extend(result.bad)
+    bad.report()
     if ablate:
         show_rows(
             run_ablations(

@@ -17,7 +17,7 @@ from accelerate.utils import DataLoaderConfiguration, gather_object, is_tensorbo
 
 from .adopt import assemble
 from .average import WeightAverage
-from .bad_data import TRAINING, VALIDATION, BadData
+from .bad_data import BAD_DATA_FILE, TRAINING, VALIDATION, BadData
 from .checkpoints import (
     CheckpointError,
     RunState,
@@ -109,7 +109,7 @@ def train(settings: Settings, resume: bool = False) -> dict[str, float]:
         log.step(step, loss, schedule.get_last_lr()[0])
         last = step == options.max_steps
         if step % options.logging_steps == 0 or last:
-            bad.share(accelerator)
+            bad.share()
         if step % options.eval_steps == 0 or last:
             keeper.validate(step, validation)
             last = last or keeper.stops
@@ -117,7 +117,7 @@ def train(settings: Settings, resume: bool = False) -> dict[str, float]:
             run.save(step)
         if last:
             break
-    bad.report(accelerator)
+    bad.report()
     accelerator.end_training()
     return keeper.best
 
@@ -179,7 +179,7 @@ def _splits(settings: Settings) -> tuple[Any, Any, BadData]:
     else:
         validation = load_split(data, data.validation_split)
     samples = (open_stream if data.streaming else load_split)(data, data.train_split)
-    bad = BadData(data.max_bad_share, Path(settings.training.output_dir))
+    bad = BadData(data.max_bad_share, Path(settings.training.output_dir) / BAD_DATA_FILE)
     bad.begin(TRAINING, samples)
     bad.begin(VALIDATION, validation)
     return samples, validation, bad
@@ -270,10 +270,10 @@ class Run:
             "kept": self.keeper.facts(),
             "settings": self.settings.model_dump(),
         }
-        self.bad.share(self.state.accelerator)
+        self.bad.share()
+        self.bad.write()
         facts["bad"] = self.bad.facts()
         if self.state.accelerator.is_main_process:
-            self.bad.write()
             write_checkpoint(self.log.directory, step, tensors, facts, self.settings.training.save_total_limit)
         self.state.accelerator.wait_for_everyone()
 

@@ -35,7 +35,10 @@ class Sharding(Accelerator):
     distributed_type = property(lambda self: DistributedType.FSDP)
     is_fsdp2 = property(lambda self: True)
 
-    def prepare(self, model, optimizer, loader):
+    def prepare(self, *parts):
+        if len(parts) == 1:
+            return self.prepare_data_loader(*parts)
+        model, optimizer = parts
         names = {p: name for name, p in model.named_parameters()}
         groups = [[names[p] for p in group["params"]] for group in optimizer.param_groups]
         mesh = init_device_mesh("cpu", (self.num_processes,))
@@ -45,7 +48,7 @@ class Sharding(Accelerator):
         parameters = dict(model.named_parameters())
         for group, own in zip(optimizer.param_groups, groups, strict=True):
             group["params"] = [parameters[name] for name in own]
-        return model, self.prepare_optimizer(optimizer), self.prepare_data_loader(loader)
+        return model, self.prepare_optimizer(optimizer)
 
     def end_training(self):
         """The processes stay together for the next run."""

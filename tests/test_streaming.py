@@ -1,4 +1,4 @@
-"""Streams: each sample once in an epoch whatever the layout, shuffled, found again after a kill, trained like a split."""
+"""Streams: each sample once in an epoch whatever the layout, shuffled, and found again after a kill."""
 
 import io
 import json
@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tarfile
 from collections import Counter
+from itertools import pairwise
 
 import datasets
 import pytest
@@ -29,7 +30,7 @@ from captioner.training import train
 
 SHARDS = (13, 4, 30, 1)  # rows of each file, in row groups of 5
 ROWS = sum(SHARDS)
-WORDS = "red green blue circle star square".split()
+WORDS = ["red", "green", "blue", "circle", "star", "square"]
 
 
 @pytest.fixture(autouse=True)
@@ -153,7 +154,7 @@ def test_orders_differ_between_epochs_and_seldom_follow_the_files(parquet):
     first, again, second = (flat(epoch_of(stream, epoch=epoch)) for epoch in (0, 0, 1))
     assert first == again
     assert first != second
-    follows = sum(int(b[1:]) == int(a[1:]) + 1 for a, b in zip(first, first[1:], strict=False))
+    follows = sum(int(b[1:]) == int(a[1:]) + 1 for a, b in pairwise(first))
     assert follows < ROWS // 3
 
 
