@@ -136,4 +136,4 @@ def test_resuming_under_deepspeed_is_refused_and_clipping_handed_over(tmp_path, 
     monkeypatch.setattr("captioner.training.Accelerator", lambda **options: accelerator)
     with pytest.raises(SettingsError, match="--resume does not work under DeepSpeed"):
         train(settings(tmp_path, "training.max_grad_norm=0.5"), resume=True)
-    assert plugin.deepspeed_config == {"gradient_clipping": 0.5}
+    assert plugin.deepspeed_config == {"gradient_clipping": 0.5, "train_micro_batch_size_per_gpu": 32}
