@@ -128,11 +128,11 @@ class Collator:
         if self._wants("image", samples):
             kept, images, unreadable = self._open(kept)
             bad += unreadable
-        batch = self._batch(kept, images) if kept else self.blank(samples)
+        batch = self._batch(kept, images) if kept else self._blank(samples)
         bad += batch.pop("bad", ())
         return batch | {"bad": list(dict.fromkeys(bad))} if bad else batch
 
-    def blank(self, samples: list[dict[str, Any]]) -> dict[str, Any]:
+    def _blank(self, samples: list[dict[str, Any]]) -> dict[str, Any]:
         """A batch of one sample without anything to see, read or learn; for evaluation, of no sample."""
         if not self.blanks:
             return {"samples": []}
