@@ -170,7 +170,9 @@ def test_a_captioner_may_only_look_or_only_read():
 
 def test_inputs_that_a_captioner_cannot_take_are_named():
     inputs, _ = tiny_batch(samples=2)
-    with pytest.raises(ValueError, match="nothing to caption: give at least one of `pixel_values`, `context_input_ids`"):
+    with pytest.raises(
+        ValueError, match="nothing to caption: give at least one of `pixel_values`, `context_input_ids`"
+    ):
         tiny_captioner().encode()
     with pytest.raises(ValueError, match="nothing to caption"):
         tiny_captioner().generate()
