@@ -173,7 +173,8 @@ class Linear:
 
 def _softmax(scores: Tensor, allowed: Tensor) -> Tensor:
     """Softmax over the last axis where allowed, 0 elsewhere; all 0 with finite gradients where nothing is."""
-    weights = scores.masked_fill(~allowed, torch.finfo(scores.dtype).min).softmax(dim=-1, dtype=torch.float32)
+    precise = torch.promote_types(scores.dtype, torch.float32)
+    weights = scores.masked_fill(~allowed, torch.finfo(scores.dtype).min).softmax(dim=-1, dtype=precise)
     return weights.to(scores.dtype) * allowed
 
 

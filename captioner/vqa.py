@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from .inputs import SUFFIXES
 from .settings import DataSettings
 from .sources import Cells, DataError, Rows, expect, file_rows, folders, named_file, read_json, root_of
 from .wording import some
@@ -50,7 +51,7 @@ def _files_of(numbers: list[int], root: Path) -> list[str]:
     for folder in folders(root, 1):
         for entry in os.scandir(folder):
             number = re.search(r"(\d+)\.\w+$", entry.name)
-            if number:
+            if number and Path(entry.name).suffix.lower() in SUFFIXES:
                 found.setdefault(int(number[1]), os.path.relpath(entry.path, root))
     missing = [str(number) for number in dict.fromkeys(numbers) if int(number) not in found]
     if missing:

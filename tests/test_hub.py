@@ -22,7 +22,7 @@ from captioner.vocabulary import train_tokenizer
 
 INPUTS, IDS = tiny_batch()
 WEIGHTS = {"config.json", "generation_config.json", "model.safetensors"}
-DEPENDENCIES = {"PIL", "huggingface_hub", "numpy", "timm", "torch", "torchvision", "transformers"}
+DEPENDENCIES = {"PIL", "huggingface_hub", "numpy", "safetensors", "timm", "torch", "torchvision", "transformers"}
 ALONE = """
 import sys
 
