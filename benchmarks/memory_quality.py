@@ -20,12 +20,12 @@ from captioner.scenes import Scenes
 from captioner.settings import GenerationSettings, Settings
 from captioner.training import train
 
-STEPS, EVERY = 1000, 200
+STEPS, EVERY = 1500, 300
 BLOCKS = {"image": {"block_size": 4, "blocks": 4}, "context": {"block_size": 4, "blocks": 2}}
 MEMORIES = {
     "softmax": {},
     "pool": {"image": {"pool": 2}},
-    "resampler": {"image": {"resampler": {"latents": 16, "layers": 1, "heads": 4}}},
+    "resampler": {"image": {"resampler": {"latents": 32, "layers": 2, "heads": 4}}},
     "topk": {name: {"attention": "topk", **options} for name, options in BLOCKS.items()},
     "linear": {name: {"attention": "linear"} for name in BLOCKS},
 }

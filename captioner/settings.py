@@ -97,7 +97,7 @@ class SelfCriticalSettings(Section):
 
     samples: int = Field(default=5, ge=2)  # K, per image
     baseline: Literal["leave_one_out", "greedy"] = "leave_one_out"
-    temperature: float = Field(default=1.0, gt=0)
+    temperature: float = Field(default=1.0, gt=0)  # lower where captions come from beams: samples are then as likely
 
 
 class TrainingSettings(Section):

@@ -30,12 +30,12 @@ def trained(tmp_path_factory):
     return directory / "last"
 
 
-def objective(trained, baseline="leave_one_out", samples=4, images=6):
+def objective(trained, baseline="leave_one_out", samples=4, images=6, temperature=1.0):
     options = settings("unused")
     split = load_split(options.data, "train")
     model, processor = load(trained)
     reward = Reward(document_frequencies(split))
-    own = SelfCriticalSettings(samples=samples, baseline=baseline)
+    own = SelfCriticalSettings(samples=samples, baseline=baseline, temperature=temperature)
     dataset = CaptionDataset(split)
     batch = Collator.for_evaluation(processor, model.config.modalities)([dataset[i] for i in range(images)])
     return SelfCritical(model, processor, reward, own, longest=16), batch
@@ -89,8 +89,9 @@ def test_a_sample_alone_draws_what_it_draws_in_company(trained):
     assert torch.equal(labels, together["labels"][8:12, : labels.shape[1]])
 
 
-def test_the_loss_is_advantage_times_negative_log_probability(trained):
-    critic, batch = objective(trained)
+@pytest.mark.parametrize("temperature", [1.0, 0.5])
+def test_the_loss_is_advantage_times_negative_log_probability_as_drawn(trained, temperature):
+    critic, batch = objective(trained, temperature=temperature)
     made = critic.prepare(batch)
     loss = critic.loss(critic.model, made)
     inputs = {name: value for name, value in made.items() if name not in ("labels", "advantages")}
@@ -100,7 +101,7 @@ def test_the_loss_is_advantage_times_negative_log_probability(trained):
         own = {name: value[row // 4 : row // 4 + 1] for name, value in inputs.items()}
         start = torch.tensor([critic.model.config.decoder_start_token_id])
         logits = critic.model(**own, decoder_input_ids=torch.cat([start, ids[:-1]])[None]).logits[0]
-        expected -= advantage * logits.log_softmax(-1)[torch.arange(len(ids)), ids].sum()
+        expected -= advantage * (logits / temperature).log_softmax(-1)[torch.arange(len(ids)), ids].sum()
     torch.testing.assert_close(loss, expected, atol=1e-3, rtol=1e-4)
 
 
