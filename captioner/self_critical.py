@@ -129,11 +129,12 @@ class SelfCritical:
         return ids, torch.tensor(rewards).view(len(samples), -1)
 
     def loss(self, model: nn.Module, batch: dict[str, Any]) -> Tensor:
-        """What `prepare` made → the sum over tokens of advantage times negative log-probability, as it was drawn with."""
+        """What `prepare` made → the sum over tokens of advantage times negative log-probability as drawn."""
         inputs = {name: value for name, value in batch.items() if name in self.model.encoder_inputs}
         start = self.model.config.decoder_start_token_id
         tokens = F.pad(batch["labels"], (1, -1), value=start)
         filler = self.processor.pad_token_id
-        logits = model(**inputs, decoder_input_ids=tokens.masked_fill(tokens == -100, filler)).logits.float() / self.sampling.temperature
-        values = F.cross_entropy(logits.flatten(0, 1), batch["labels"].flatten(), reduction="none")
+        logits = model(**inputs, decoder_input_ids=tokens.masked_fill(tokens == -100, filler)).logits.float()
+        drawn_from = logits / self.sampling.temperature
+        values = F.cross_entropy(drawn_from.flatten(0, 1), batch["labels"].flatten(), reduction="none")
         return (values.view_as(batch["labels"]) * batch["advantages"][:, None]).sum()
