@@ -6,8 +6,9 @@ Knows nothing about files to write, processes or the command line. `caption` is 
 import logging
 import time
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import chain, count, islice, repeat
 from pathlib import Path
 from typing import Any
@@ -100,7 +101,7 @@ class Captioning:
             several were asked for, `score` or `scores`, `context` where each image has its own), or `error`.
         """
         look = self.retriever and self.retriever.encoder.settings
-        reader = Reader(self.processor.image_settings, self.context, self.max_pixels, look)
+        reader = Reader(self.processor.image_settings, self.context, self.max_pixels, look, self.processor.further)
         readings = read_ahead(reader, _batches(items, self.batch_size), self.workers)
         varies = bool(self.retriever or (self.context and self.context.varies))
         while not stop() and (window := self._next(readings, WINDOW if varies else 1)):
@@ -147,9 +148,13 @@ class Captioning:
         model, processor = self.model, self.processor
         self._retrieve([reading for reading in readings if reading.look is not None])
         batch = self._pixels([reading.pixels for reading in readings])
-        if any(reading.context for reading in readings):
-            texts = processor(context=[reading.context for reading in readings])
-            batch |= {name: value.to(model.device) for name, value in texts.items()}
+        beside = {"context": [reading.context for reading in readings]}
+        beside |= {name: [reading.further.get(name) for reading in readings] for name in processor.further}
+        if given := {name: own for name, own in beside.items() if any(value is not None for value in own)}:
+            made = processor(**given).items()
+            batch |= {
+                name: value.to(model.device, model.dtype if value.is_floating_point() else None) for name, value in made
+            }
         seeds = [seed_of(reading.item.name, self.seed) for reading in readings]
         found = search(model, model.encode(**batch), self.options, seeds=seeds)
         return [self._record(captions) for captions in found]
@@ -196,6 +201,7 @@ def caption(
     images: Any,
     model: str | Path | tuple[Captioner, CaptionerProcessor] | None = None,
     context: str | Iterable[str | None] | None = None,
+    further: Mapping[str, Iterable[Any]] | None = None,
     beams: int = 3,
     batch_size: int = 16,
     workers: int = 0,
@@ -212,6 +218,7 @@ def caption(
             of whatever `open_image` reads: paths, Pillow images, bytes, arrays, tensors. None: contexts are read alone.
         model: a name, path or Hub repository for `load`, or what `load` returned; None: the default captioner.
         context: one text or template for all images, or a text or None per image.
+        further: further modalities by name, for each image what `FurtherInput.read` takes, or None.
         beams: beams of the search; 1 is greedy.
         batch_size: images at a time.
         workers: processes that read images.
@@ -233,18 +240,20 @@ def caption(
     loaded = model if isinstance(model, tuple) else load(model)
     reads_only = images is None
     if reads_only:
-        context = [context] if isinstance(context, str) else context or []
+        nothing = None if further else []
+        context = [context] if isinstance(context, str) else context or nothing
         images = repeat(None)
     items = find_inputs([str(images)]) if isinstance(images, str | Path) else map(_item, count(), images)
-    own = context is not None and not isinstance(context, str)
-    if own:
-        items, made = map(_with_text, items, context), Context("{context}", columns=["context"])
-    else:
-        made = Context(context)
+    own = dict(further or {})
+    if context is not None and not isinstance(context, str):
+        own["context"], context = context, "{context}"
+    made = Context(context, columns=own)
+    for name, values in own.items():
+        items = map(partial(_with_column, name), items, values)
     options = GenerationSettings(num_beams=beams, **generation)
     retriever = retrieve and Retriever(retrieve, neighbours, device=loaded[0].device)
-    further = {"reads_only": reads_only, "retriever": retriever}
-    job = Captioning(*loaded, options, made, batch_size, workers, seed, scores, **further)
+    also = {"reads_only": reads_only, "retriever": retriever}
+    job = Captioning(*loaded, options, made, batch_size, workers, seed, scores, **also)
     return (record for _, record in job.run(items))
 
 
@@ -254,5 +263,5 @@ def _item(index: int, image: Any) -> Item:
     return Item(str(index), image, index=index)
 
 
-def _with_text(item: Item, text: str | None) -> Item:
-    return Item(item.name, item.image, item.file, {**item.columns, "context": text}, item.index)
+def _with_column(name: str, item: Item, value: Any) -> Item:
+    return replace(item, columns={**item.columns, name: value})

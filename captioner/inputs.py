@@ -37,6 +37,7 @@ class Item:
         file: its path, where it is a file.
         columns: the other cells of its row, where it comes from a table.
         index: its place in the input.
+        folder: what paths in `columns` are relative to.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Item:
     file: str | None = None
     columns: Mapping[str, Any] = field(default_factory=dict)
     index: int = 0
+    folder: str = ""
 
 
 class Part(Protocol):
@@ -95,11 +97,11 @@ class Table:
         """The row at a place."""
         columns = self.rows[place] if self.columns else {}
         if self.embedded is not None:
-            return Item(self.names[place], self.embedded[place]["image"], columns=columns, index=index)
+            return Item(self.names[place], self.embedded[place]["image"], None, columns, index, self.folder)
         files = [_locate(path or self.names[place], self.folder) for path in self.paths[place]]
         if len(files) == 1:
-            return Item(self.names[place], files[0], files[0], columns, index)
-        return Item(self.names[place], files or None, None, columns, index)
+            return Item(self.names[place], files[0], files[0], columns, index, self.folder)
+        return Item(self.names[place], files or None, None, columns, index, self.folder)
 
 
 class Texts:

@@ -1,4 +1,4 @@
-"""Items to pixels and contexts, in worker processes; whatever is wrong with an image becomes a reason, not an error.
+"""Items to pixels, contexts and features, in worker processes; whatever is wrong becomes a reason, not an error.
 
 Knows nothing about captioners.
 """
@@ -8,15 +8,17 @@ import os
 import signal
 import stat
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from .contexts import Context
+from .further_inputs import FurtherInput
 from .images import ImageSettings, open_image, reason
 from .inputs import Item
 
@@ -34,6 +36,7 @@ class Reading:
         pixels: uint8 (3, H, W), a list of those where there are several images; None where there is no image.
         context: what is known about the image, or None.
         look: the pixels as the encoder of a caption store takes them, uint8, until captions were retrieved by them.
+        further: further modalities by name, as `FurtherInput.read` gives them; absent ones are not there.
         error: why it cannot be read.
     """
 
@@ -41,6 +44,7 @@ class Reading:
     pixels: Tensor | list[Tensor] | None = None
     context: str | None = None
     look: Tensor | None = None
+    further: dict[str, Tensor] = field(default_factory=dict)
     error: str | None = None
 
 
@@ -53,12 +57,14 @@ class Reader(Dataset):
         context: what makes contexts, or None.
         max_pixels: an image with more is refused before it is decoded.
         look: size of the pixels for a caption store, or None.
+        further: further modalities, each read from the column of its name.
     """
 
     settings: ImageSettings | None
     context: Context | None = None
     max_pixels: int = MAX_PIXELS
     look: ImageSettings | None = None
+    further: Mapping[str, FurtherInput] = field(default_factory=dict)
 
     def __getitem__(self, item: Item) -> Reading:
         reading = Reading(replace(item, image=None, columns={}))
@@ -69,7 +75,12 @@ class Reader(Dataset):
                 reading.pixels = fitted if len(fitted) > 1 else fitted[0]
                 reading.look = self.look and self.look.fit(images[0])
             reading.context = self.context(item) if self.context else None
-            if item.image is None and reading.context is None:
+            reading.further = {
+                name: own.read(_located(item, value), name)
+                for name, own in self.further.items()
+                if (value := item.columns.get(name)) is not None
+            }
+            if item.image is None and reading.context is None and not reading.further:
                 raise ValueError("there is neither an image nor a context")
         except Exception as error:  # one image, whatever it does, must not end the run
             reading.error = reason(error)
@@ -89,6 +100,11 @@ class Reader(Dataset):
         """Twice the pixels that are needed, so that resizing still averages over what is there."""
         sizes = [size for size in (self.settings, self.look) if size is not None]
         return max(math.ceil(2 * max(size.height, size.width) / size.crop_pct) for size in sizes)
+
+
+def _located(item: Item, value: Any) -> Any:
+    """A path from the folder of its table; other values as they are."""
+    return os.path.join(item.folder, value) if isinstance(value, str) else value
 
 
 def _one_by_one(item: Item) -> list[Item]:

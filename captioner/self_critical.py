@@ -67,11 +67,25 @@ def greedy_caption(rewards: Tensor, greedy: Callable[[], Tensor]) -> Tensor:
     return greedy()[:, None]
 
 
+def drawn(options: SelfCriticalSettings, longest: int) -> SearchOptions:
+    """K captions of an image that know nothing of each other."""
+    count, temperature = options.samples, options.temperature
+    return SearchOptions(
+        do_sample=True, num_return_sequences=count, temperature=temperature, top_k=0, max_new_tokens=longest
+    )
+
+
+def best_beams(options: SelfCriticalSettings, longest: int) -> SearchOptions:
+    """The K best captions of a beam search, which are those that beams will choose among (arXiv 1912.08226)."""
+    return SearchOptions(num_beams=options.samples, num_return_sequences=options.samples, max_new_tokens=longest)
+
+
+CANDIDATES = {"samples": drawn, "beams": best_beams}
 BASELINES = {"leave_one_out": leave_one_out, "greedy": greedy_caption}
 
 
 class SelfCritical:
-    """The objective: log-probabilities of sampled captions, weighted by how much better than the baseline they are.
+    """The objective: log-probabilities of candidate captions, weighted by how much better than the baseline they are.
 
     The K captions of an image share its memory, in sampling and in the loss. Both run without dropout and with frozen
     batch norms, so that what is scored is what was drawn from. What is drawn follows from (seed, epoch, index) alone.
@@ -94,13 +108,8 @@ class SelfCritical:
         self.model, self.processor, self.reward, self.seed = model, processor, reward, seed
         self.baseline = BASELINES[options.baseline]
         self.longest = min(longest, model.config.decoder.max_positions - 1)
-        self.sampling = SearchOptions(
-            do_sample=True,
-            num_return_sequences=options.samples,
-            temperature=options.temperature,
-            top_k=0,
-            max_new_tokens=self.longest,
-        )
+        self.temperature = options.temperature if options.candidates == "samples" else 1.0
+        self.candidates = CANDIDATES[options.candidates](options, self.longest)
 
     def prepare(self, batch: dict[str, Any]) -> dict[str, Any]:
         """Encoder inputs of B images and their `samples` → the same inputs, `labels` (N, T), `advantages` (N,)."""
@@ -109,7 +118,7 @@ class SelfCritical:
         inputs = {name: value for name, value in batch.items() if name in self.model.encoder_inputs}
         with torch.no_grad():
             memory = self.model.encode(**inputs)
-        ids, rewards = self._try(memory, samples, self.sampling)
+        ids, rewards = self._try(memory, samples, self.candidates)
         greedy = SearchOptions(max_new_tokens=self.longest)
         baseline = self.baseline(rewards, lambda: self._try(memory, samples, greedy)[1][:, 0])
         labels = [F.pad(torch.tensor(row), (0, max(map(len, ids)) - len(row)), value=-100) for row in ids]
@@ -135,6 +144,6 @@ class SelfCritical:
         tokens = F.pad(batch["labels"], (1, -1), value=start)
         filler = self.processor.pad_token_id
         logits = model(**inputs, decoder_input_ids=tokens.masked_fill(tokens == -100, filler)).logits.float()
-        drawn_from = logits / self.sampling.temperature
+        drawn_from = logits / self.temperature
         values = F.cross_entropy(drawn_from.flatten(0, 1), batch["labels"].flatten(), reduction="none")
         return (values.view_as(batch["labels"]) * batch["advantages"][:, None]).sum()

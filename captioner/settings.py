@@ -96,6 +96,7 @@ class SelfCriticalSettings(Section):
     """The second stage, which starts best from a trained captioner (`model.init_from`)."""
 
     samples: int = Field(default=5, ge=2)  # K, per image
+    candidates: Literal["samples", "beams"] = "samples"  # drawn, or the best of a beam search (arXiv 1912.08226)
     baseline: Literal["leave_one_out", "greedy"] = "leave_one_out"
     temperature: float = Field(default=1.0, gt=0)  # lower where captions come from beams: samples are then as likely
 

@@ -35,6 +35,7 @@ def training_signature(options: TrainingSettings) -> str:
             "reward": "cider_d[n4,s6.0]",
             "eos": "in captions and references",
             "df": "training references",
+            "candidates": own.candidates,
             "baseline": own.baseline,
             "samples per image": own.samples,
             "temperature": own.temperature,

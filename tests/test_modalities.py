@@ -5,11 +5,13 @@ import json
 import numpy as np
 import pytest
 import torch
-from conftest import tiny_batch, tiny_captioner
+from conftest import stir, tiny_batch, tiny_captioner
+from PIL import Image
 from safetensors.numpy import save_file
 from transformers import ASTModel, AutoConfig, Wav2Vec2FeatureExtractor, Wav2Vec2Model, WhisperFeatureExtractor
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
+from captioner import caption
 from captioner.ablation import ablate
 from captioner.attention import MODES
 from captioner.attribution import attribute
@@ -328,6 +330,29 @@ def test_columns_hold_numbers_or_files(processor, tmp_path):
         load_split(table(tmp_path, [{"captions": ["one"], "boxes": "b.npy"}]), "train")
     with pytest.raises(DataError, match=r"no column 'boxes' but .*set `data.modality_columns.regions`"):
         load_split(table(tmp_path, [{"captions": ["one"]}]), "train")
+
+
+def test_folders_of_features_are_captioned_by_columns_and_by_name(processor, tmp_path):
+    model = stir(with_regions("separate", "serial", processor=processor))
+    photo, features = Image.new("RGB", (32, 32), "red"), [regions(3), regions(5, seed=1)]
+    photo.save(tmp_path / "a.png")
+    np.save(tmp_path / "one.npy", features[0])
+    rows = [{"image": "a.png", "regions": cell} for cell in ("one.npy", "none.npy", None)]
+    (tmp_path / "list.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    words = {"min_new_tokens": 5, "max_new_tokens": 5}
+    options = {"model": (model, processor), "beams": 1, **words}
+    one, missing, without = caption(tmp_path / "list.jsonl", **options)
+    pixels = {"images": [np.asarray(photo)]}
+    for record, given in ((one, {"regions": features[:1]}), (without, {})):
+        ids = model.generate(**processor(**pixels, **given), num_beams=1, **words)
+        assert record["caption"] == processor.decode(ids[0])
+    assert "none.npy" in missing["error"]
+    assert one["caption"] != without["caption"]
+    by_name = list(caption([photo, photo], further={"regions": features}, **options))
+    assert by_name[0]["caption"] == one["caption"]
+    alone = list(caption(None, further={"regions": features}, **options))
+    ids = model.generate(**processor(regions=features), num_beams=1, **words)
+    assert [record["caption"] for record in alone] == processor.batch_decode(ids)
 
 
 def test_ablation_blanks_and_shuffles_every_modality(processor):

@@ -6,6 +6,7 @@ from runs import losses, settings
 
 from captioner import load
 from captioner.data import CaptionDataset, Collator, load_split
+from captioner.decoding import SearchOptions, search
 from captioner.metrics import score_per_image
 from captioner.self_critical import BASELINES, Reward, SelfCritical, document_frequencies, leave_one_out
 from captioner.settings import SelfCriticalSettings
@@ -30,12 +31,11 @@ def trained(tmp_path_factory):
     return directory / "last"
 
 
-def objective(trained, baseline="leave_one_out", samples=4, images=6, temperature=1.0):
-    options = settings("unused")
-    split = load_split(options.data, "train")
+def objective(trained, baseline="leave_one_out", samples=4, images=6, **options):
+    split = load_split(settings("unused").data, "train")
     model, processor = load(trained)
     reward = Reward(document_frequencies(split))
-    own = SelfCriticalSettings(samples=samples, baseline=baseline, temperature=temperature)
+    own = SelfCriticalSettings(samples=samples, baseline=baseline, **options)
     dataset = CaptionDataset(split)
     batch = Collator.for_evaluation(processor, model.config.modalities)([dataset[i] for i in range(images)])
     return SelfCritical(model, processor, reward, own, longest=16), batch
@@ -103,6 +103,16 @@ def test_the_loss_is_advantage_times_negative_log_probability_as_drawn(trained, 
         logits = critic.model(**own, decoder_input_ids=torch.cat([start, ids[:-1]])[None]).logits[0]
         expected -= advantage * (logits / temperature).log_softmax(-1)[torch.arange(len(ids)), ids].sum()
     torch.testing.assert_close(loss, expected, atol=1e-3, rtol=1e-4)
+
+
+def test_the_best_beams_may_be_the_candidates(trained):
+    critic, batch = objective(trained, candidates="beams", temperature=0.5)
+    made = critic.prepare(batch)
+    memory = critic.model.encode(**{name: batch[name] for name in critic.model.encoder_inputs if name in batch})
+    found = search(critic.model, memory, SearchOptions(num_beams=4, num_return_sequences=4, max_new_tokens=16))
+    rows = [labels[labels != -100].tolist() for labels in made["labels"]]
+    assert rows == [caption.ids for own in found for caption in own]
+    assert critic.temperature == 1.0
 
 
 def test_a_step_makes_the_better_captions_likelier(trained):

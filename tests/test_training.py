@@ -130,7 +130,8 @@ def test_every_validation_says_what_its_scores_were_measured_on(tmp_path):
         "tok:ptb|refs:1-2|split:validation[:6]|samples:6|search:num_beams=2,max_new_tokens=18|captioner:"
     )
     assert line["training_signature"].startswith(
-        "reward:cider_d[n4,s6.0]|eos:in captions and references|df:training references|baseline:leave_one_out|"
+        "reward:cider_d[n4,s6.0]|eos:in captions and references|df:training references|"
+        "candidates:samples|baseline:leave_one_out|"
     )
 
 
