@@ -1,4 +1,4 @@
-"""Tiny captioners and batches that every test file may use; nothing here needs a network."""
+"""Tiny captioners, batches, tokenizers and a processor that every test file may use; nothing here needs a network."""
 
 import os
 
@@ -7,20 +7,25 @@ import pytest
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
+import datasets
 import torch
 from hypothesis import settings
+from samples import TEXTS, WORDS
 from torch import nn
 from torch.nn.attention.flex_attention import flex_attention
-from transformers import masking_utils
+from transformers import BertTokenizer, GPT2Tokenizer, masking_utils
 from transformers.integrations.flex_attention import WrappedFlexAttention
 
-from captioner import Captioner, CaptionerConfig
+from captioner import Captioner, CaptionerConfig, CaptionerProcessor
 from captioner.attention import MODES, Gate
+from captioner.images import ImageSettings
+from captioner.vocabulary import train_tokenizer
 
 settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
 NORMS = ("pre", "post")
 MODES_AND_NORMS = [(*mode, norm) for mode in MODES for norm in NORMS]
+every_mode = pytest.mark.parametrize(("conditioning", "fusion", "norm"), MODES_AND_NORMS)
 VIT = {"name": "vit_tiny_patch16_224", "image_size": 32, "embed_dim": 32, "depth": 1, "num_heads": 2}
 BERT = {
     "model_type": "bert",
@@ -92,3 +97,33 @@ def uncompiled_flex(monkeypatch):
     monkeypatch.setattr(WrappedFlexAttention, "__call__", lambda self: flex_attention)
     create = masking_utils.create_block_mask
     monkeypatch.setattr(masking_utils, "create_block_mask", lambda **options: create(**options | {"_compile": False}))
+
+
+@pytest.fixture(scope="module")
+def own_cache(tmp_path_factory):
+    """An empty cache of data sets, so that nothing read before is taken for what a test writes."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("cache"))
+        datasets.disable_progress_bars()
+        yield
+
+
+@pytest.fixture(scope="module")
+def bpe():
+    return train_tokenizer(TEXTS * 2, vocab_size=300)
+
+
+@pytest.fixture(scope="module")
+def bert():
+    return BertTokenizer(vocab={word: i for i, word in enumerate(WORDS)})
+
+
+@pytest.fixture(scope="module")
+def gpt2():
+    vocab = {token: i for i, token in enumerate(["a", "b", "Ġ", "Ġa", "<|endoftext|>"])}
+    return GPT2Tokenizer(vocab=vocab, merges=[("Ġ", "a")])
+
+
+@pytest.fixture(scope="module")
+def processor(bpe, bert):
+    return CaptionerProcessor(ImageSettings(8, 12), bpe, bert, max_caption_length=9, max_context_length=6)
