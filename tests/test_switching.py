@@ -5,6 +5,7 @@ from itertools import permutations
 
 import pytest
 import torch
+from adopted import save
 from conftest import BERT, DECODER, MODES_AND_NORMS, NORMS, VIT, stir, tiny_batch, tiny_captioner
 from torch import nn
 from transformers import AutoModel, AutoTokenizer, BertConfig, BertModel
@@ -271,8 +272,6 @@ def test_a_modality_that_cannot_be_added_is_refused(name, message):
 
 @pytest.mark.parametrize("family", ["vit-gpt2", "blip", "wide-blip"])
 def test_an_adopted_captioner_gets_a_context_and_says_the_same(family, reader, tmp_path):
-    from test_adopt import save
-
     save(family, tmp_path / family)
     model, processor = load(tmp_path / family)
     pixels = {"pixel_values": torch.randn(2, 3, 32, 32)}
