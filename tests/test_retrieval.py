@@ -9,12 +9,10 @@ import pytest
 import timm
 import torch
 from conftest import tiny_captioner
-from hypothesis import given
-from hypothesis import settings as hypothesis_settings
-from hypothesis import strategies as st
 from PIL import Image
 from runs import launch, lines, settings
 from safetensors.torch import save_file
+from stores import COLOURS, build, draw, make_table, tiny_encoder, tiny_facts
 from typer.testing import CliRunner
 
 from captioner import load
@@ -22,53 +20,10 @@ from captioner.caption_store import CaptionStore, StoreError, write_store
 from captioner.captioning import caption
 from captioner.cli import app
 from captioner.data import load_split
-from captioner.encoders import ImageEncoder
-from captioner.images import ImageSettings
 from captioner.retrieval import Retriever, join, neighbours, retrieved
 from captioner.settings import DataSettings
 from captioner.store_encoder import StoreEncoder
 from captioner.training import train
-
-TINY = {"name": "vit_tiny_patch16_224", "image_size": 32, "embed_dim": 16, "depth": 1, "num_heads": 2}
-COLOURS = ("red", "green", "blue", "yellow", "white", "black", "orange", "purple")
-
-
-def draw(colour, seed):
-    """A photo of mostly one colour: those of a colour are alike, no two are the same."""
-    noise = np.random.default_rng(seed).normal(0, 25, (40, 40, 3))
-    return Image.fromarray((np.array(Image.new("RGB", (40, 40), colour)) + noise).clip(0, 255).astype(np.uint8))
-
-
-def make_table(folder, count, word="photo"):
-    """A table of photos, `count` of each colour, each with two captions and a title."""
-    folder.mkdir()
-    rows = []
-    for i in range(count * len(COLOURS)):
-        colour = COLOURS[i % len(COLOURS)]
-        draw(colour, i).save(folder / f"{i:02}.png")
-        row = {
-            "image": f"{i:02}.png",
-            "captions": [f"{word} {i} is {colour} .", f"{colour} {i}"],
-            "title": f"title {i}",
-        }
-        rows.append(json.dumps(row))
-    (folder / "train.jsonl").write_text("\n".join(rows))
-    (folder / "validation.jsonl").write_text("\n".join(rows[: len(COLOURS)]))
-    return folder
-
-
-def tiny_encoder(seed=0):
-    torch.manual_seed(seed)
-    return StoreEncoder(TINY, ImageEncoder(TINY), ImageSettings(32, 32))
-
-
-def build(directory, table, encoder=None, split="train"):
-    encoder = encoder or tiny_encoder()
-    samples = load_split(DataSettings(source="table", path=str(table)), split)
-    batches = encoder.look(samples, range(len(samples)), 5, 0)
-    made = ((features, [s["id"] for s in own], [s["captions"] for s in own]) for features, own in batches)
-    write_store(directory, made, encoder.save)
-    return directory
 
 
 @pytest.fixture(scope="module")
@@ -130,41 +85,6 @@ def test_in_training_an_image_never_gets_its_own_captions(store, samples):
         texts = sample["context"].split(" . ")
         assert len(texts) == 4
         assert not {join(None, [text]) for text in own} & set(texts)
-
-
-@given(data=st.data())
-@hypothesis_settings(max_examples=40)
-def test_neither_an_image_nor_its_near_duplicates_ever_come_back(data, tmp_path_factory):
-    count = data.draw(st.integers(2, 40))
-    draw_numbers = np.random.default_rng(data.draw(st.integers(0, 10_000)))
-    features = draw_numbers.normal(size=(count, 8)).astype(np.float32)
-    copies = data.draw(st.lists(st.tuples(st.integers(0, count - 1), st.integers(0, count - 1)), max_size=30))
-    for original, copy in copies:
-        features[copy] = features[original] * 3 + draw_numbers.normal(scale=1e-4, size=8)
-    ids = [str(data.draw(st.integers(0, count))) for _ in range(count)]
-    directory = tmp_path_factory.mktemp("store")
-    write_store(directory / "store", [(features, ids, [[name] for name in ids])], tiny_facts)
-    opened, wanted = CaptionStore(directory / "store"), data.draw(st.integers(1, 6))
-    found = neighbours(opened, features, ids, wanted, 0.99)
-    unit = features / np.linalg.norm(features, axis=1, keepdims=True)
-    for row, own in enumerate(found):
-        others = [i for i in range(count) if ids[i] != ids[row] and unit[row] @ unit[i] < 0.989]
-        assert not [i for i in own if ids[i] == ids[row] or unit[row] @ unit[i] > 0.991]
-        assert len(own) >= min(wanted, len(others))
-    shutil.rmtree(directory)
-
-
-def tiny_facts(directory):
-    return {}
-
-
-def test_many_copies_of_an_image_do_not_crowd_the_others_out(tmp_path):
-    features = np.vstack([np.tile(np.eye(8, dtype=np.float32)[:1], (200, 1)), np.eye(8, dtype=np.float32) + 0.5])
-    ids = [f"copy {i}" for i in range(200)] + [f"other {i}" for i in range(8)]
-    write_store(tmp_path / "store", [(features, ids, [[name] for name in ids])], tiny_facts)
-    (found,) = neighbours(CaptionStore(tmp_path / "store"), features[:1], ["query"], 4, 0.99)
-    assert len(found) == 4
-    assert min(found) >= 200
 
 
 def test_a_photo_saved_again_smaller_and_worse_counts_as_the_same(store, table, tmp_path):
@@ -285,20 +205,6 @@ def test_a_killed_build_leaves_the_store_before_it(store, table, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         write_store(tmp_path / "store", batches(), tiny_facts)
     assert len(CaptionStore(tmp_path / "store")) == 32
-
-
-def test_an_inverted_file_finds_what_an_exact_index_finds_most_of_the_time(tmp_path):
-    centres = np.random.default_rng(0).normal(size=(50, 16))
-    features = np.repeat(centres, 40, axis=0) + np.random.default_rng(1).normal(scale=0.3, size=(2000, 16))
-    features, ids = features.astype(np.float32), [str(i) for i in range(2000)]
-    found = {}
-    for kind in ("SQfp16", "IVF32,SQfp16"):
-        write_store(tmp_path / kind, [(features, ids, [[name] for name in ids])], tiny_facts, kind)
-        found[kind] = neighbours(CaptionStore(tmp_path / kind), features, ids, 4, 0.99999)
-    same = np.mean([len(set(a) & set(b)) / 4 for a, b in zip(*found.values(), strict=True)])
-    assert same > 0.95
-    with pytest.raises(StoreError, match="FAISS cannot make an index 'IVF'"):
-        write_store(tmp_path / "bad", [(features, ids, [[name] for name in ids])], tiny_facts, "IVF")
 
 
 SHARED = """
