@@ -1,10 +1,8 @@
-"""Kinds of attention to a memory, pooled and resampled memories: their definitions, in every conditioning mode."""
+"""Whole captioners keep every promise when attention is of another kind, or memory is pooled or resampled."""
 
 import pytest
 import torch
 from conftest import VIT, tiny_batch, tiny_captioner, tiny_config
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from test_decoding import assert_equal_to_generate
 from torch.nn import functional as F
 
@@ -12,13 +10,10 @@ from captioner import Captioner, Memory
 from captioner.attention import MODES
 from captioner.attention_kinds import KINDS, Linear, Softmax, TopK
 from captioner.attribution import attribute
-from captioner.grids import Grid, nearest_grid
 from captioner.images import ImageSettings
 from captioner.memory import SharedMemoryCache
-from captioner.memory_options import ATTENTIONS
 from captioner.processor import CaptionerProcessor
 from captioner.recording import record
-from captioner.reduction import Pool, Resampler
 from captioner.vocabulary import train_tokenizer
 
 TOPK = {"attention": "topk", "block_size": 2, "blocks": 2}
@@ -35,132 +30,6 @@ MEMORIES = ATTENDED | {
 }
 every_mode = pytest.mark.parametrize("mode", MODES, ids=lambda mode: mode[1] or mode[0])
 every_memory = pytest.mark.parametrize("memory", MEMORIES.values(), ids=MEMORIES)
-every_kind = pytest.mark.parametrize("kind", [Softmax(0.5), TopK(0.5, 2, 2), Linear(0.5)], ids=KINDS)
-
-
-def dense(query, keys, values, mask):
-    return F.scaled_dot_product_attention(query, keys, values, mask[:, None, None], scale=0.5).transpose(1, 2)
-
-
-def tensors(samples=3, heads=2, queries=4, tokens=11, width=4, seed=0):
-    draw = torch.Generator().manual_seed(seed)
-    shapes = [(samples, heads, queries, width), *[(samples, heads, tokens, width)] * 2]
-    query, keys, values = (2 * torch.randn(shape, generator=draw) for shape in shapes)
-    mask = torch.rand(samples, tokens, generator=draw) < 0.7
-    mask[:, 0] |= ~mask.any(dim=1)
-    return query, keys, values, mask
-
-
-def attend(kind, query, keys, values, mask):
-    held = kind.hold(kind.features(keys), values, mask)
-    return kind.attend(kind.features(query), held, mask, dense)
-
-
-def test_every_kind_of_the_options_is_built():
-    assert set(KINDS) == set(ATTENTIONS)
-
-
-sizes = st.integers(1, 4)
-
-
-@settings(max_examples=60)
-@given(
-    shape=st.fixed_dictionaries(
-        {"samples": sizes, "heads": sizes, "queries": sizes, "width": sizes, "tokens": st.integers(1, 20)}
-    ),
-    kind=st.one_of(st.just(Softmax(0.5)), st.just(Linear(0.5)), st.builds(TopK, st.just(0.5), sizes, sizes)),
-    seed=st.integers(0, 1000),
-)
-def test_what_is_held_gives_what_whole_rows_of_weights_give(shape, kind, seed):
-    *given, mask = tensors(**shape, seed=seed)
-    query, keys, values = (x.double() for x in given)
-    weights = kind.weights(kind.features(query), kind.features(keys), mask)
-    expected = (weights @ values).transpose(1, 2)
-    torch.testing.assert_close(attend(kind, query, keys, values, mask), expected, atol=1e-12, rtol=1e-10)
-    torch.testing.assert_close(weights.sum(-1), torch.ones(weights.shape[:-1], dtype=torch.float64))
-    assert (weights.transpose(1, 3)[~mask] == 0).all()
-
-
-@settings(max_examples=40)
-@given(block_size=st.integers(1, 12), spare=st.integers(0, 3), seed=st.integers(0, 1000))
-def test_blocks_that_cover_the_memory_give_softmax(block_size, spare, seed):
-    *given, mask = tensors(seed=seed)
-    given = [x.double() for x in given]
-    blocks = -(-mask.shape[1] // block_size) + spare
-    found = attend(TopK(0.5, block_size, blocks), *given, mask)
-    torch.testing.assert_close(found, attend(Softmax(0.5), *given, mask), atol=1e-12, rtol=1e-12)
-
-
-@settings(max_examples=40)
-@given(block_size=st.integers(1, 4), blocks=st.integers(1, 4), seed=st.integers(0, 1000))
-def test_a_query_attends_to_the_blocks_whose_mean_key_it_scores_highest(block_size, blocks, seed):
-    query, keys, values, mask = tensors(seed=seed)
-    found = attend(TopK(0.5, block_size, blocks), query, keys, values, mask)
-    for b, h, q in torch.cartesian_prod(*map(torch.arange, query.shape[:3])).tolist():
-        own, other = keys[b, h][mask[b]].split(block_size), values[b, h][mask[b]].split(block_size)
-        best = sorted(range(len(own)), key=lambda i: -float(query[b, h, q] @ own[i].mean(0)))[:blocks]
-        picked, carried = (torch.cat([part[i] for i in best]) for part in (own, other))
-        expected = (picked @ query[b, h, q] * 0.5).softmax(-1) @ carried
-        torch.testing.assert_close(found[b, q, h], expected, atol=2e-6, rtol=1e-5)
-
-
-def test_linear_attention_is_its_definition_token_by_token():
-    query, keys, values, mask = tensors()
-    found = attend(Linear(0.5), query, keys, values, mask)
-
-    def feature(x):
-        exponents = torch.cat([x, -x]).exp()
-        return exponents / exponents.sum()
-
-    for b, h, q in torch.cartesian_prod(*map(torch.arange, query.shape[:3])).tolist():
-        shares = torch.stack([feature(query[b, h, q]) @ feature(key) for key in keys[b, h][mask[b]]])
-        expected = (shares[:, None] * values[b, h][mask[b]]).sum(0) / shares.sum()
-        torch.testing.assert_close(found[b, q, h], expected, atol=2e-6, rtol=1e-5)
-
-
-@pytest.mark.parametrize("tokens", [5, 50])
-def test_linear_attention_holds_the_same_however_long_the_memory_is(tokens):
-    _, keys, values, mask = tensors(tokens=tokens)
-    held = Linear(0.5).hold(Linear(0.5).features(keys), values, mask)
-    assert [part.shape for part in held] == [(3, 2, 8, 4), (3, 2, 8, 1)]
-
-
-@every_kind
-@settings(max_examples=25)
-@given(places=st.lists(st.integers(0, 11), min_size=1, max_size=8), seed=st.integers(0, 1000))
-def test_padding_anywhere_changes_nothing(kind, places, seed):
-    query, keys, values, mask = tensors(seed=seed)
-    expected = attend(kind, query, keys, values, mask)
-    for place in places:
-        keys, values = (torch.cat([x[:, :, :place], 9 * x[:, :, :1] + 9, x[:, :, place:]], 2) for x in (keys, values))
-        mask = torch.cat([mask[:, :place], torch.zeros_like(mask[:, :1]), mask[:, place:]], 1)
-    torch.testing.assert_close(attend(kind, query, keys, values, mask), expected, atol=2e-6, rtol=1e-5)
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
-@every_kind
-def test_a_row_with_nothing_to_attend_to_is_zero_with_finite_gradients(kind, dtype):
-    query, keys, values, mask = tensors()
-    mask[1] = False
-    query, keys, values = (x.to(dtype).requires_grad_() for x in (query, keys, values))
-    y = attend(kind, query, keys, values, mask)
-    y.float().square().mean().backward()
-    assert (y[1] == 0).all()
-    assert (y[0] != 0).any()
-    assert all(x.grad.isfinite().all() and (x.grad[1] == 0).all() for x in (query, keys, values))
-
-
-def test_gradients_of_chosen_blocks_are_those_of_whole_rows_of_weights():
-    kind, results = TopK(0.5, 2, 2), []
-    for sparse in (True, False):
-        *given, mask = tensors()
-        query, keys, values = given = [x.requires_grad_() for x in given]
-        whole = (kind.weights(query, keys, mask) @ values).transpose(1, 2)
-        y = attend(kind, query, keys, values, mask) if sparse else whole
-        y.square().mean().backward()
-        results.append([y, *(x.grad for x in given)])
-    for found, expected in zip(*results, strict=True):
-        torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-5)
 
 
 # Whole captioners: every mode with every kind of memory.
@@ -328,24 +197,6 @@ def test_each_modality_may_have_its_own_kind_and_any_named_modality_may_have_one
     assert model.decode(ids, seen).logits.isfinite().all()
 
 
-# What makes memories short.
-
-
-@settings(max_examples=30)
-@given(height=st.integers(1, 7), width=st.integers(1, 7), prefix=st.integers(0, 2), size=st.integers(2, 4))
-def test_a_pooled_patch_is_the_mean_of_its_cells_and_prefix_tokens_stay(height, width, prefix, size):
-    states = torch.randn(2, prefix + height * width, 3, generator=torch.Generator().manual_seed(0))
-    pooled = Pool(size)(states, Grid(prefix, height, width))
-    cells = states[:, prefix:].unflatten(1, (height, width))
-    expected = [
-        cells[:, top : top + size, left : left + size].mean(dim=(1, 2))
-        for top in range(0, height, size)
-        for left in range(0, width, size)
-    ]
-    assert torch.equal(pooled[:, :prefix], states[:, :prefix])
-    torch.testing.assert_close(pooled[:, prefix:], torch.stack(expected, dim=1))
-
-
 def test_stored_features_are_pooled_as_images_are():
     model = with_memory(("concatenated", None), {"image": {"pool": 2}}, image_encoder=VIT | {"image_size": 64})
     pixels = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
@@ -354,38 +205,6 @@ def test_stored_features_are_pooled_as_images_are():
         stored = model.encode(pixel_values=model.encoder.image(pixels)).states["image"]
     assert seen.shape == (2, 1 + 4, 32)
     assert torch.equal(stored, seen)
-
-
-def resampler():
-    torch.manual_seed(0)
-    made = Resampler(16, latents=5, layers=2, heads=2)
-    for parameter in made.parameters():
-        torch.nn.init.normal_(parameter, std=0.3)
-    return made
-
-
-def test_a_resampler_reads_what_it_may_and_padding_changes_nothing():
-    states = torch.randn(2, 7, 16, generator=torch.Generator().manual_seed(0))
-    mask = torch.arange(7) < torch.tensor([[7], [3]])
-    read = resampler()
-    latents, there = read(states, mask)
-    assert latents.shape == (2, 5, 16)
-    assert there.all()
-    padded = torch.cat([states, states + 9], dim=1), torch.cat([mask, torch.zeros_like(mask)], dim=1)
-    torch.testing.assert_close(read(*padded)[0], latents, atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(read(states[1:, :3], mask[1:, :3])[0], latents[1:], atol=1e-5, rtol=1e-5)
-    assert (read(states + mask[..., None] * torch.randn(16), mask)[0] - latents).abs().min(dim=0).values.max() > 1e-3
-
-
-def test_a_resampler_gives_zeros_and_finite_gradients_where_nothing_is_to_be_read():
-    states = torch.randn(2, 7, 16, generator=torch.Generator().manual_seed(0)).requires_grad_()
-    read = resampler()
-    latents, there = read(states, torch.arange(7) < torch.tensor([[4], [0]]))
-    assert (latents[1] == 0).all()
-    assert there.tolist() == [[True] * 5, [False] * 5]
-    latents.square().mean().backward()
-    assert (states.grad[1] == 0).all()
-    assert all(parameter.grad.isfinite().all() for parameter in read.parameters())
 
 
 # Attribution.
@@ -422,23 +241,6 @@ def test_attribution_speaks_of_patches_and_context_words_whatever_the_memory(mem
         torch.testing.assert_close(sum(shares.values()), torch.ones(3))
         assert seen.heat(method=method).shape == (3, 4 // pooled, 4 // pooled)
         torch.testing.assert_close(seen.reading(method=method).sum(-1), shares["context"])
-
-
-def test_what_latents_rest_on_is_found_by_attention_alone():
-    read, states = resampler(), torch.randn(1, 4, 16, generator=torch.Generator().manual_seed(0))
-    read.layers = read.layers[:1]
-    (layer,) = read.layers
-    found = read.sources(states, torch.ones(1, 4, dtype=torch.bool))
-    h = layer.attention_residual.norm(read.latents.weight)
-    query, key = layer.attention.query(h), layer.attention.key(torch.cat([layer.state_norm(states[0]), h]))
-    heads = [(query[:, part] @ key[:, part].T / 8**0.5).softmax(-1)[:, :4] for part in (slice(0, 8), slice(8, 16))]
-    expected = sum(heads) / sum(heads).sum(-1, keepdim=True)
-    torch.testing.assert_close(found[0], expected)
-
-
-def test_squares_are_the_cells_of_a_grid():
-    assert nearest_grid(1, 197, 224, 224) == Grid(1, 14, 14)
-    assert nearest_grid(0, 24, 60, 90) == Grid(0, 4, 6)
 
 
 # Configurations that say no.
