@@ -21,7 +21,7 @@ from .jobs import Job, Summary, Target, merge
 from .journal import WriteError, encode
 from .outputs import Sidecars, write_records
 from .processes import Processes, stopping
-from .progress import progress, say
+from .progress import progress, say, watching
 from .settings import DataSettings, GenerationSettings, load_settings
 from .showing import dressed, lines
 from .terminal import BatchOption, WorkersOption, fail, quiet, retrieval, teaching, writable
@@ -156,25 +156,32 @@ def _run(job: Job, start: Callable[[int], "Captioning"], processes: Processes, a
         processes.wait()
         mine = job.plan()
         processes.wait()
-        speed, stopped = "", False
-        if mine:
-            captioning = start(len(mine))
-            began = time.monotonic()
-            with stopping() as stop:
-                results = captioning.run(map(job.inputs.__getitem__, mine), stop)
-                done = sum(1 for _ in progress(job.record(dressed(results, *around)), "captioning", len(mine)))
-            speed = _speed(done * processes.count, time.monotonic() - began, captioning.waited)
-            stopped = done < len(mine)
-        if stopped:
-            _leave(job)
-        processes.wait()
+        done, speed = _work(job, mine, start, processes, around)
         processes.end()
+        if done < job.left:
+            _leave(job)
         if processes.rank == 0:
             _close(job, speed)
     except WriteError as error:
         fail(f"{error}; what was written before is kept, and the same command goes on from there", code=1)
     finally:
         job.close()
+
+
+def _work(
+    job: Job, mine: list[int], start: Callable[[int], "Captioning"], processes: Processes, around: tuple[str, str]
+) -> tuple[int, str]:
+    """Caption this process's images and wait for the others; → how many all have done, and how fast."""
+    captioning = start(len(mine)) if mine else None
+    done, began = 0, time.monotonic()
+    with stopping() as stop, watching("captioning", job.left, job.finished):
+        if captioning is not None:
+            results = captioning.run(map(job.inputs.__getitem__, mine), stop)
+            done = sum(1 for _ in job.record(dressed(results, *around)))
+        waited = 0.0 if captioning is None else captioning.waited
+        done, waited, worked = processes.add(done, waited, time.monotonic() - began)
+    seconds = time.monotonic() - began
+    return int(done), _speed(done, seconds, waited / worked) if done else ""
 
 
 def _leave(job: Job) -> None:
@@ -187,9 +194,9 @@ def _leave(job: Job) -> None:
     raise typer.Exit(STOPPED)
 
 
-def _speed(images: int, seconds: float, waited: float) -> str:
+def _speed(images: float, seconds: float, waited: float) -> str:
     """How fast it went, and whether reading images held it up."""
-    return f" at {images / seconds:.1f} images/s ({seconds:.0f} s, {waited / seconds:.0%} of it waiting for images)"
+    return f" at {images / seconds:.1f} images/s ({seconds:.0f} s, {waited:.0%} of it waiting for images)"
 
 
 def _close(job: Job, speed: str) -> None:

@@ -103,6 +103,7 @@ class Job:
     process: int = 0
     processes: int = 1
     skipped: int = field(default=0, init=False)
+    left: int = field(default=0, init=False)  # images of all processes when the work began
 
     def __post_init__(self) -> None:
         self.journal = Journal(self.target.journal, self.shard, self.process)
@@ -198,6 +199,7 @@ class Job:
             todo = [index for index in left if not sidecars.path(self.inputs[index].file).exists()]
             self.skipped = len(left) - len(todo)
             left = todo
+        self.left, self.finished = len(left), self.journal.tally(self.processes)
         return left[self.process :: self.processes]
 
     def record(self, results: Iterable[tuple[Item, dict[str, Any]]]) -> Iterator[dict[str, Any]]:

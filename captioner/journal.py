@@ -11,6 +11,7 @@ import os
 import shutil
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -52,6 +53,26 @@ def encode(record: Mapping[str, Any]) -> bytes:
     return json.dumps(record, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n"
 
 
+class Tally:
+    """Counts the lines that files have gained since it was made; it reads only what is new."""
+
+    def __init__(self, files: Iterable[Path]):
+        self._ends = dict.fromkeys(files, 0)  # bytes of each whose lines are counted
+        self._lines = self._before = 0
+        self._before = self()
+
+    def __call__(self) -> int:
+        """How many whole lines have come by now; files may still be missing."""
+        for file in self._ends:
+            with suppress(FileNotFoundError), file.open("rb") as handle:
+                handle.seek(self._ends[file])
+                for line in handle:
+                    if line.endswith(b"\n"):
+                        self._ends[file] += len(line)
+                        self._lines += 1
+        return self._lines - self._before
+
+
 class Journal:
     """The journal in a folder; it must be open while this process appends to it.
 
@@ -63,8 +84,8 @@ class Journal:
     """
 
     def __init__(self, folder: Path, shard: tuple[int, int] = (1, 1), process: int = 0, others: Sequence[Path] = ()):
-        self.folder, self.others = folder, others
-        self.file = folder / f"{shard[0]}-of-{shard[1]}.{process}.jsonl"
+        self.folder, self.others, self.shard = folder, others, shard
+        self.file = self._file_of(process)
         self._descriptor: int | None = None
         self._end = 0
 
@@ -133,6 +154,10 @@ class Journal:
     def files(self) -> list[Path]:
         """Every file of records, of all shards and processes."""
         return [file for folder in (self.folder, *self.others) for file in sorted(folder.glob("*.jsonl"))]
+
+    def tally(self, processes: int) -> Tally:
+        """Count what all processes of this shard append from now on."""
+        return Tally(map(self._file_of, range(processes)))
 
     def has_records(self) -> bool:
         """Whether anything was recorded."""
@@ -215,6 +240,9 @@ class Journal:
         if self.folder.exists():
             self.folder.rename(gone)
         shutil.rmtree(gone, ignore_errors=True)
+
+    def _file_of(self, process: int) -> Path:
+        return self.folder / f"{self.shard[0]}-of-{self.shard[1]}.{process}.jsonl"
 
     def _opened(self) -> Iterator[tuple[int, BinaryIO]]:
         return ((number, path.open("rb")) for number, path in enumerate(self.files()))

@@ -50,6 +50,15 @@ class Processes:
         if self.count > 1:
             self.state.wait_for_everyone()
 
+    def add(self, *values: float) -> list[float]:
+        """The sums of values over all processes, when all are here."""
+        if self.count == 1:
+            return list(values)
+        import torch
+        from accelerate.utils import reduce
+
+        return reduce(torch.tensor(values, dtype=torch.float64, device=self.state.device), "sum").tolist()
+
     def end(self) -> None:
         """Leave the process group."""
         if self._state is not None and self.count > 1:

@@ -4,11 +4,11 @@ Silent bars where the output is not a terminal, and on every process but the fir
 """
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -38,6 +38,17 @@ class RateColumn(ProgressColumn):
         return Text(f"{speed:.1f}/s" if speed >= 1 else f"{1 / speed:.1f} s each", style="cyan")
 
 
+class AskingProgress(Progress):
+    """Bars of which some ask, each time they are drawn, how much is finished: the field `finished` of their tasks."""
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        """Draw all bars as they stand now."""
+        for task in self.tasks:
+            if "finished" in task.fields:
+                self.update(task.id, completed=task.fields["finished"]())
+        yield from super().get_renderables()
+
+
 def is_first_process() -> bool:
     """Whether this process is the one that talks."""
     return int(os.environ.get("RANK", "0")) == 0
@@ -56,7 +67,7 @@ def bars() -> Iterator[Progress]:
         TimeRemainingColumn(),
     )
     hidden = not (errors.is_terminal and is_first_process())
-    with Progress(*columns, console=errors, transient=True, disable=hidden) as shown:
+    with AskingProgress(*columns, console=errors, transient=True, disable=hidden) as shown:
         yield shown
 
 
@@ -64,6 +75,15 @@ def progress(items: Iterable[T], description: str, total: int | None = None) -> 
     """Yield the items, counting them on a bar."""
     with bars() as shown:
         yield from shown.track(items, total=total if total is not None else _length(items), description=description)
+
+
+@contextmanager
+def watching(description: str, total: int, finished: Callable[[], int]) -> Iterator[None]:
+    """A bar for work that others do too: it asks how much is finished whenever it is drawn."""
+    with bars() as shown:
+        if total:
+            shown.add_task(description, total=total, finished=finished)
+        yield
 
 
 def _length(items: Iterable) -> int | None:
