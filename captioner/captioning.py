@@ -252,8 +252,9 @@ def caption(
         items = map(partial(_with_column, name), items, values)
     options = GenerationSettings(num_beams=beams, **generation)
     retriever = retrieve and Retriever(retrieve, neighbours, device=loaded[0].device)
-    also = {"reads_only": reads_only, "retriever": retriever}
-    job = Captioning(*loaded, options, made, batch_size, workers, seed, scores, **also)
+    job = Captioning(
+        *loaded, options, made, batch_size, workers, seed, scores, reads_only=reads_only, retriever=retriever
+    )
     return (record for _, record in job.run(items))
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from .inputs import InputError, Inputs, Item
-from .journal import Journal, Located, Place, WriteError, digest
+from .journal import Journal, Located, Place, Tally, WriteError, digest
 from .outputs import COLUMNS, OutputError, Sidecars, check_format, read_records, write_records
 from .wording import some
 
@@ -104,6 +104,7 @@ class Job:
     processes: int = 1
     skipped: int = field(default=0, init=False)
     left: int = field(default=0, init=False)  # images of all processes when the work began
+    finished: Tally = field(init=False)  # how many of them have come since
 
     def __post_init__(self) -> None:
         self.journal = Journal(self.target.journal, self.shard, self.process)

@@ -108,7 +108,6 @@ class SelfCritical:
         self.model, self.processor, self.reward, self.seed = model, processor, reward, seed
         self.baseline = BASELINES[options.baseline]
         self.longest = min(longest, model.config.decoder.max_positions - 1)
-        self.temperature = options.temperature if options.candidates == "samples" else 1.0
         self.candidates = CANDIDATES[options.candidates](options, self.longest)
 
     def prepare(self, batch: dict[str, Any]) -> dict[str, Any]:
@@ -144,6 +143,6 @@ class SelfCritical:
         tokens = F.pad(batch["labels"], (1, -1), value=start)
         filler = self.processor.pad_token_id
         logits = model(**inputs, decoder_input_ids=tokens.masked_fill(tokens == -100, filler)).logits.float()
-        drawn_from = logits / self.temperature
+        drawn_from = logits / self.candidates.temperature
         values = F.cross_entropy(drawn_from.flatten(0, 1), batch["labels"].flatten(), reduction="none")
         return (values.view_as(batch["labels"]) * batch["advantages"][:, None]).sum()

@@ -98,7 +98,7 @@ class SelfCriticalSettings(Section):
     samples: int = Field(default=5, ge=2)  # K, per image
     candidates: Literal["samples", "beams"] = "samples"  # drawn, or the best of a beam search (arXiv 1912.08226)
     baseline: Literal["leave_one_out", "greedy"] = "leave_one_out"
-    temperature: float = Field(default=1.0, gt=0)  # lower where captions come from beams: samples are then as likely
+    temperature: float = Field(default=1.0, gt=0)  # of captions that are drawn
 
 
 class TrainingSettings(Section):

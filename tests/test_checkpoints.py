@@ -34,6 +34,7 @@ def test_a_checkpoint_gives_the_same_logits_to_the_bit(conditioning, fusion, nor
     assert loaded.lm_head.weight is loaded.decoder.token_embedding.weight
 
 
+SWIN = {"image_size": 32, "embed_dim": 8, "depths": [2, 1], "num_heads": [1, 2], "window_size": 4}
 BACKBONES = {
     "vit with registers": {
         "name": "vit_medium_patch16_reg4_gap_256",
@@ -43,22 +44,8 @@ BACKBONES = {
         "num_heads": 2,
     },
     "vit with a stem": VIT | {"stem": "convolutional"},
-    "swin": {
-        "name": "swin_tiny_patch4_window7_224",
-        "image_size": 32,
-        "embed_dim": 8,
-        "depths": [2, 1],
-        "num_heads": [1, 2],
-        "window_size": 4,
-    },
-    "swinv2": {
-        "name": "swinv2_tiny_window8_256",
-        "image_size": 32,
-        "embed_dim": 8,
-        "depths": [2, 1],
-        "num_heads": [1, 2],
-        "window_size": 4,
-    },
+    "swin": SWIN | {"name": "swin_tiny_patch4_window7_224"},
+    "swinv2": SWIN | {"name": "swinv2_tiny_window8_256"},
     "convnext": {"name": "convnext_atto", "image_size": 32, "depths": [1, 1, 1, 1], "dims": [8, 8, 16, 16]},
     "resnet": {"name": "resnet10t", "image_size": 32, "channels": [8, 8, 16, 16]},
     "eva02": {"name": "eva02_tiny_patch14_224", "image_size": 28, "embed_dim": 32, "depth": 1, "num_heads": 2},

@@ -112,7 +112,7 @@ def test_the_best_beams_may_be_the_candidates(trained):
     found = search(critic.model, memory, SearchOptions(num_beams=4, num_return_sequences=4, max_new_tokens=16))
     rows = [labels[labels != -100].tolist() for labels in made["labels"]]
     assert rows == [caption.ids for own in found for caption in own]
-    assert critic.temperature == 1.0
+    assert critic.candidates.temperature == 1.0
 
 
 def test_a_step_makes_the_better_captions_likelier(trained):
