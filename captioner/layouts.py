@@ -3,7 +3,7 @@
 What pays depends on the rows that are multiplied at once, images × beams; figures are in `benchmarks/README.md`.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from copy import deepcopy
 from functools import partial
 from typing import NamedTuple
@@ -13,10 +13,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .attention import CrossAttention, Joint
-from .lean import lean
+from .lean import Merge, lean
 from .model import Captioner
 
 UNLIMITED = 2**63
+LARGE = 2**20  # numbers in a matrix
+MUCH = 2**29  # multiplications
 POINTWISE = ([0, 0], [1, 1], [1, 1], 1)  # padding, stride, dilation and groups of a convolution over single pixels
 
 
@@ -69,10 +71,11 @@ class Transposed(nn.Module):
 
 
 class Packed(nn.Module):
-    """Linear maps of one input, side by side, in oneDNN's blocks for a convolution over single pixels.
+    """Linear maps of one input, side by side, in oneDNN's blocks: for several rows.
 
-    oneDNN multiplies few rows faster by such convolutions than by its own matrix products. The blocks serve one number
-    of rows: somewhat fewer are filled up with zeros, any other number is multiplied from the maps themselves.
+    The blocks serve one number of rows: somewhat fewer are filled up with zeros, any other number is multiplied from
+    the maps themselves. Small matrices lie in the blocks of matrix products; large ones in those of a convolution over
+    single pixels, which takes longer to start and multiplies faster.
 
     Args:
         parts: the maps.
@@ -85,9 +88,12 @@ class Packed(nn.Module):
         self.bias = _side_by_side([part.bias for part in parts])
         matrix = _side_by_side([part.weight for part in parts])
         self.out_features, self.in_features = matrix.shape
-        self.blocks = torch.ops.mkldnn._reorder_convolution_weight(
-            matrix[:, :, None, None], *POINTWISE, [1, self.in_features, 1, rows]
-        )
+        self.pointwise = matrix.numel() > LARGE
+        if self.pointwise:
+            pixels = [1, self.in_features, 1, rows]
+            self.blocks = torch.ops.mkldnn._reorder_convolution_weight(matrix[:, :, None, None], *POINTWISE, pixels)
+        else:
+            self.blocks = torch.ops.mkldnn._reorder_linear_weight(matrix, rows)
 
     @staticmethod
     def pays(parts: Sequence[nn.Linear]) -> bool:
@@ -95,28 +101,44 @@ class Packed(nn.Module):
         return True
 
     def forward(self, x: Tensor) -> Tensor:
-        """(…, in) → (…, out); the rows are the pixels of one image."""
+        """(…, in) → (…, out)."""
         count = x.shape[:-1].numel()
         if not self.rows / 2 < count <= self.rows:
             return torch.cat([part(x) for part in self.parts], dim=-1) if len(self.parts) > 1 else self.parts[0](x)
-        rows = F.pad(x.reshape(count, -1), (0, 0, 0, self.rows - count)) if count < self.rows else x
-        image = rows.reshape(1, 1, self.rows, self.in_features).permute(0, 3, 1, 2)
+        rows = x.reshape(count, -1)
+        if count < self.rows:
+            rows = F.pad(rows, (0, 0, 0, self.rows - count))
+        multiply = self._as_pixels if self.pointwise else self._as_rows
+        return multiply(rows)[:count].view(*x.shape[:-1], self.out_features)
+
+    def _as_rows(self, rows: Tensor) -> Tensor:
+        return torch.ops.mkldnn._linear_pointwise(rows, self.blocks, self.bias, "none", [], "")
+
+    def _as_pixels(self, rows: Tensor) -> Tensor:
+        """The rows are the pixels of one image."""
+        image = rows.view(1, 1, self.rows, self.in_features).permute(0, 3, 1, 2)
         y = torch.ops.mkldnn._convolution_pointwise(image, self.blocks, self.bias, *POINTWISE, "none", [], "")
-        return y.permute(0, 2, 3, 1).reshape(self.rows, -1)[:count].view(*x.shape[:-1], self.out_features)
+        return y.permute(0, 2, 3, 1).view(self.rows, self.out_features)
 
 
 class Direct(nn.Module):
-    """A linear map multiplied by oneDNN from where its matrix lies: for wide maps of several rows, without a copy."""
+    """A linear map multiplied from where its matrix lies: for few rows, without a copy.
+
+    oneDNN is the fastest for one row and for the most work; between them a product from the left, W·xᵀ, is.
+    """
 
     def __init__(self, linear: nn.Linear):
         super().__init__()
         self.weight, self.bias = linear.weight, linear.bias
 
     def forward(self, x: Tensor) -> Tensor:
-        """(…, in) → (…, out)."""
-        if x.shape[:-1].numel() == 1:
-            return F.linear(x, self.weight, self.bias)
-        return torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "none", [], "")
+        """(…, in) → (…, out), which need not be contiguous."""
+        count = x.shape[:-1].numel()
+        if count == 1 or count * self.weight.numel() > MUCH:
+            return torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "none", [], "")
+        columns = x.reshape(count, -1).t()
+        y = self.weight @ columns if self.bias is None else torch.addmm(self.bias[:, None], self.weight, columns)
+        return y.t().unflatten(0, x.shape[:-1])
 
 
 def _side_by_side(parts: Sequence[Tensor | None]) -> Tensor | None:
@@ -156,22 +178,19 @@ def for_search(model: Captioner, images: int, beams: int, layout: str = "auto") 
 
 def _lay_out(model: Captioner, images: int, beams: int, room: Room) -> None:
     """The vocabulary head first, then block after block while there is room."""
-    rows, left = images * beams, room.copies
+    rows = images * beams
     attentions = sum(isinstance(part, CrossAttention) for part in model.decoder.modules())
     held = room.held // max(attentions, 1)
-    copy = partial(_copy, Transposed if rows == 1 else Packed, rows)
+    layout, left = partial(_copy, Transposed if rows == 1 else Packed, rows), room.copies
     size = _bytes(model.lm_head)
-    if size <= left:
-        model.lm_head, left = copy([model.lm_head]) or model.lm_head, left - size
-    elif rows > 1:
-        model.lm_head = Direct(model.lm_head)
+    copy = layout if size <= left else None
+    model.lm_head, left = _laid_out(model.lm_head, copy), left - size if copy else left
     for block in model.decoder.blocks:
         size = sum(_bytes(part) for part in block.modules() if type(part) is nn.Linear)
-        copied = rows <= room.rows and size <= left
-        lean(block, held, copy if copied else None)
-        if copied:
-            _replace(block, copy)
-            left -= size
+        copy = layout if rows <= room.rows and size <= left else None
+        lean(block, held, copy)
+        _replace(block, copy)
+        left -= size if copy else 0
 
 
 def _bytes(linear: nn.Linear) -> int:
@@ -183,11 +202,15 @@ def _copy(layout: type[Transposed | Packed], rows: int, parts: Sequence[nn.Linea
     return layout(parts, rows) if layout.pays(parts) else None
 
 
-def _replace(module: nn.Module, copy: Callable[[Sequence[nn.Linear]], nn.Module | None]) -> None:
+def _laid_out(linear: nn.Linear, copy: Merge | None) -> nn.Module:
+    return (copy([linear]) if copy else None) or Direct(linear)
+
+
+def _replace(module: nn.Module, copy: Merge | None) -> None:
     """Lay out all that is multiplied in every step, so not the keys and values of a memory."""
     left_alone = ("key", "value") if isinstance(module, CrossAttention) else ()
     for name, part in list(module.named_children()):
         if type(part) is nn.Linear and name not in left_alone:
-            setattr(module, name, copy([part]) or part)
-        elif not isinstance(part, Joint | Transposed | Packed):
+            setattr(module, name, _laid_out(part, copy))
+        elif not isinstance(part, Joint | Transposed | Packed | Direct):
             _replace(part, copy)

@@ -45,11 +45,16 @@ class LeanSelfAttention(SelfAttention):
             query, keys = rotate(query, rotation), rotate(keys, rotation)
         if cache is not None:
             keys, values = cache.self_attention_cache.update(keys, values, self.layer)
-        causal = mask is None and x.shape[1] > 1
-        attended = F.scaled_dot_product_attention(
-            query, keys, values, mask, is_causal=causal, enable_gqa=self.shared_keys
-        )
-        return self.output(attended.transpose(1, 2).flatten(2))
+        return self.output(self._attend_to(query, keys, values, mask).transpose(1, 2).flatten(2))
+
+    def _attend_to(self, query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
+        """(N, H, T, d) each → (N, H, T, d); several captions of an image in plain products, which SDPA is slower at."""
+        causal = mask is None and query.shape[2] > 1
+        if self.shared_keys or causal or query.shape[2] == 1:
+            return F.scaled_dot_product_attention(
+                query, keys, values, mask, is_causal=causal, enable_gqa=self.shared_keys
+            )
+        return _products(query, keys.transpose(2, 3), values, mask)
 
     def _project(self, x: Tensor) -> Sequence[Tensor]:
         if self.merged is None:
@@ -57,10 +62,26 @@ class LeanSelfAttention(SelfAttention):
         return self.merged(x).split(self.sizes, dim=-1)
 
 
-class LeanCrossAttention(CrossAttention):
-    """`CrossAttention` on SDPA itself where all may be attended to, and without keys and values where they are large.
+def _products(query: Tensor, turned: Tensor, values: Tensor, added: Tensor | None) -> Tensor:
+    """softmax(q·k / √d + added) v: query (N, H, T, d), turned keys (N, H, d, S), values (N, H, S, d) → (N, H, T, d).
 
-    Without them queries meet the states themselves, which is more work for every query and holds nothing:
+    `added` has or broadcasts to the shape (N, H, T, S).
+    """
+    scale = query.shape[-1] ** -0.5
+    asked, keys = query.flatten(0, 1), turned.flatten(0, 1)
+    if added is None:
+        scores = torch.bmm(asked * scale, keys)
+    else:
+        every = added.expand(-1, query.shape[1], -1, -1).flatten(0, 1)
+        scores = torch.baddbmm(every, asked, keys, alpha=scale)
+    return scores.softmax(-1).bmm(values.flatten(0, 1)).view(query.shape)
+
+
+class LeanCrossAttention(CrossAttention):
+    """`CrossAttention` in plain products, and without keys and values where they are large.
+
+    Keys are held turned, (B, H, d, S): few queries meet them faster so. Without keys and values queries meet the states
+    themselves, which is more work for every query and holds nothing:
     q·(W_k s + b_k) = (W_kᵀ q)·s + q·b_k, whose last term is the same for all s, so the softmax does not see it;
     Σ p (W_v s + b_v) = W_v Σ p s + b_v, since the shares p sum to 1.
 
@@ -75,18 +96,26 @@ class LeanCrossAttention(CrossAttention):
 
     def forward(self, x: Tensor, states: Tensor, mask: Tensor, cache: EncoderDecoderCache | None) -> Tensor:
         """x (N, T, D), states (B, S, D_m), mask (B, S) → (N, T, D); rows with nothing to attend to are exactly 0."""
-        everywhere = bool(mask.all())
+        hidden = None if mask.all() else ~mask
         held = cache is not None and cache.is_updated.get(self.entry)
         if not held and 2 * states[..., 0].numel() * self.key.out_features * states.element_size() > self.room:
-            return self._absorb(x, states, None if everywhere else mask)
-        if not everywhere:
-            return super().forward(x, states, mask, cache)
-        keys, values = cached(cache, self.entry, lambda: self.keys_and_values(states))
-        query = self.heads(self.query(x.reshape(len(mask), -1, x.shape[-1])))
-        attended = F.scaled_dot_product_attention(query, keys, values)
-        return self.output(attended.transpose(1, 2).flatten(2)).reshape(x.shape)
+            y = self._absorb(x, states, hidden)
+        else:
+            y = self._attend_to_held(x, *cached(cache, self.entry, lambda: self._turned(states)), hidden)
+        return (y if hidden is None else silence(y, mask)).reshape(x.shape)
 
-    def _absorb(self, x: Tensor, states: Tensor, mask: Tensor | None) -> Tensor:
+    def _turned(self, states: Tensor) -> tuple[Tensor, Tensor]:
+        """States (B, S, D_m) → keys (B, H, d, S) and values (B, H, S, d)."""
+        keys, values = self.keys_and_values(states)
+        return keys.transpose(2, 3).contiguous(), values.contiguous()
+
+    def _attend_to_held(self, x: Tensor, turned: Tensor, values: Tensor, hidden: Tensor | None) -> Tensor:
+        """x (N, T, D) → (B, G·T, D)."""
+        query = self.heads(self.query(x.reshape(len(values), -1, x.shape[-1])))
+        added = None if hidden is None else hidden[:, None, None] * torch.finfo(x.dtype).min
+        return self.output(_products(query, turned, values, added).transpose(1, 2).flatten(2))
+
+    def _absorb(self, x: Tensor, states: Tensor, hidden: Tensor | None) -> Tensor:
         """The same without keys and values."""
         by_head = (-1, self.head_width)
         key, value = (part.weight.unflatten(0, by_head) for part in (self.key, self.value))  # (H, d, D_m)
@@ -94,13 +123,12 @@ class LeanCrossAttention(CrossAttention):
         asked = torch.bmm(query * self.head_width**-0.5, key)
         asked = asked.unflatten(1, (len(states), -1)).transpose(0, 1).flatten(1, 2)  # (B, H·G·T, D_m)
         scores = torch.bmm(asked, states.transpose(1, 2))
-        if mask is not None:
-            scores = scores.masked_fill(~mask[:, None], torch.finfo(scores.dtype).min)
+        if hidden is not None:
+            scores = scores.masked_fill(hidden[:, None], torch.finfo(scores.dtype).min)
         seen = torch.bmm(scores.softmax(-1), states)
         seen = seen.unflatten(1, (len(key), -1)).transpose(0, 1).flatten(1, 2)  # (H, N·T, D_m)
         attended = torch.bmm(seen, value.transpose(1, 2)).transpose(0, 1).flatten(1)
-        y = self.output(attended + self.value.bias).view(len(states), -1, x.shape[-1])
-        return (y if mask is None else silence(y, mask)).reshape(x.shape)
+        return self.output(attended + self.value.bias).view(len(states), -1, x.shape[-1])
 
 
 def lean(module: nn.Module, room: int, merge: Merge | None = None) -> None:

@@ -5,6 +5,7 @@ import torch
 from conftest import tiny_batch
 from conftest import tiny_captioner as tied_captioner
 
+from captioner import layouts
 from captioner.attention import MODES
 from captioner.decoding import SearchOptions, search
 from captioner.layouts import LAYOUTS, Direct, LayoutError, Packed, Transposed, for_search
@@ -40,6 +41,18 @@ def captions(model, memory, options):
 @pytest.mark.parametrize("batch", BATCHES, ids=str)
 def test_every_layout_finds_the_same_captions(mode, layout, batch):
     model, (images, beams) = tiny_captioner(*mode), batch
+    memory = model.encode(**tiny_batch(samples=images)[0])
+    fast = for_search(model, images, beams, layout)
+    assert captions(fast, memory, SEARCHES[beams]) == captions(model, memory, SEARCHES[beams])
+
+
+@needs_onednn
+@pytest.mark.parametrize("layout", ["small", "fast"])
+@pytest.mark.parametrize("batch", BATCHES, ids=str)
+def test_large_matrices_and_much_work_lead_to_the_same_captions(monkeypatch, layout, batch):
+    monkeypatch.setattr(layouts, "LARGE", 0)
+    monkeypatch.setattr(layouts, "MUCH", 0)
+    model, (images, beams) = tiny_captioner(), batch
     memory = model.encode(**tiny_batch(samples=images)[0])
     fast = for_search(model, images, beams, layout)
     assert captions(fast, memory, SEARCHES[beams]) == captions(model, memory, SEARCHES[beams])
