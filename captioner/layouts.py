@@ -17,7 +17,7 @@ from .lean import Merge, lean
 from .model import Captioner
 
 UNLIMITED = 2**63
-LARGE = 2**20  # numbers in a matrix
+SMALL, LARGE = 2**18, 2**20  # numbers in a matrix
 MUCH = 2**29  # multiplications
 POINTWISE = ([0, 0], [1, 1], [1, 1], 1)  # padding, stride, dilation and groups of a convolution over single pixels
 
@@ -74,8 +74,8 @@ class Packed(nn.Module):
     """Linear maps of one input, side by side, in oneDNN's blocks: for several rows.
 
     The blocks serve one number of rows: somewhat fewer are filled up with zeros, any other number is multiplied from
-    the maps themselves. Small matrices lie in the blocks of matrix products; large ones in those of a convolution over
-    single pixels, which takes longer to start and multiplies faster.
+    the maps themselves. Large matrices lie in the blocks of a convolution over single pixels, which takes longer to
+    start and multiplies faster than a product of matrices; small ones are not worth starting oneDNN.
 
     Args:
         parts: the maps.
@@ -97,8 +97,8 @@ class Packed(nn.Module):
 
     @staticmethod
     def pays(parts: Sequence[nn.Linear]) -> bool:
-        """For all."""
-        return True
+        """For all but small ones."""
+        return sum(part.weight.numel() for part in parts) >= SMALL
 
     def forward(self, x: Tensor) -> Tensor:
         """(…, in) → (…, out)."""

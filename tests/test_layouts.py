@@ -23,6 +23,11 @@ every_layout = pytest.mark.parametrize("layout", LAYOUTS)
 needs_onednn = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="torch without oneDNN")
 
 
+@pytest.fixture(autouse=True)
+def tiny_matrices_count_as_middling(monkeypatch):
+    monkeypatch.setattr(layouts, "SMALL", 0)
+
+
 def tiny_captioner(*mode, **decoder):
     return tied_captioner(*mode, decoder={"tie_word_embeddings": False, "initializer_range": 0.3} | decoder)
 
@@ -49,9 +54,10 @@ def test_every_layout_finds_the_same_captions(mode, layout, batch):
 @needs_onednn
 @pytest.mark.parametrize("layout", ["small", "fast"])
 @pytest.mark.parametrize("batch", BATCHES, ids=str)
-def test_large_matrices_and_much_work_lead_to_the_same_captions(monkeypatch, layout, batch):
-    monkeypatch.setattr(layouts, "LARGE", 0)
-    monkeypatch.setattr(layouts, "MUCH", 0)
+@pytest.mark.parametrize("limits", [{"LARGE": 0}, {"MUCH": 0}, {"SMALL": 2**18}], ids=str)
+def test_the_size_of_matrices_and_the_amount_of_work_change_no_caption(monkeypatch, limits, layout, batch):
+    for name, limit in limits.items():
+        monkeypatch.setattr(layouts, name, limit)
     model, (images, beams) = tiny_captioner(), batch
     memory = model.encode(**tiny_batch(samples=images)[0])
     fast = for_search(model, images, beams, layout)
