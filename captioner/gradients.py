@@ -14,7 +14,6 @@ import torch
 from accelerate import Accelerator, DistributedType
 from accelerate.utils.memory import should_reduce_batch_size
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from .progress import say
 from .settings import SettingsError
@@ -49,9 +48,7 @@ class CrossEntropy:
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """Inputs of `Captioner.forward` → cross-entropy, summed over the supervised tokens; others get no logits."""
-        inputs, labels = {name: value for name, value in batch.items() if name != "labels"}, batch["labels"]
-        logits = model(**inputs, logits_at=labels != -100).logits.float()
-        return F.cross_entropy(logits, labels[labels != -100], reduction="sum", label_smoothing=self.smoothing)
+        return model(**batch, loss_only=True, label_smoothing=self.smoothing).loss
 
 
 class Gradients:

@@ -16,6 +16,7 @@ from .attention import Gate
 from .configuration import CaptionerConfig
 from .decoder import Decoder
 from .encoders import Encoders
+from .head_loss import head_cross_entropy
 from .memory import Memory, SharedMemoryCache
 
 
@@ -124,16 +125,11 @@ class Captioner(PreTrainedModel, GenerationMixin):
         cache: EncoderDecoderCache | None = None,
         use_cache: bool = False,
         logits_to_keep: int = 0,
-        logits_at: Tensor | None = None,
     ) -> Seq2SeqLMOutput:
-        """Token ids (N, T) and a memory of B rows, N = B·G → logits (N, T, V); the last `logits_to_keep` if not 0.
-
-        `logits_at` (N, T) bool: only the logits of those tokens, one after the other, (tokens, V).
-        """
+        """Token ids (N, T) and a memory of B rows, N = B·G → logits (N, T, V); the last `logits_to_keep` if not 0."""
         if use_cache and cache is None:
             cache = SharedMemoryCache.around()
         states = self.decoder(decoder_input_ids, memory, decoder_attention_mask, cache, logits_to_keep)
-        states = states if logits_at is None else states[logits_at]
         return Seq2SeqLMOutput(logits=self.lm_head(states), cache=cache)
 
     def forward(
@@ -149,7 +145,8 @@ class Captioner(PreTrainedModel, GenerationMixin):
         cache: EncoderDecoderCache | None = None,
         use_cache: bool | None = None,
         logits_to_keep: int = 0,
-        logits_at: Tensor | None = None,
+        loss_only: bool = False,
+        label_smoothing: float = 0.0,
         return_dict: bool | None = None,
         **further: Tensor | None,
     ) -> Seq2SeqLMOutput | tuple:
@@ -159,7 +156,8 @@ class Captioner(PreTrainedModel, GenerationMixin):
             decoder_input_ids: (N, T), N = B·G, the G captions of an image adjacent; made from `labels` if missing.
             labels: (N, T), the token that should follow each input token, −100 where nothing is supervised.
             encoder_outputs: a ready `Memory`; the encoders are then not run.
-            logits_at: as of `decode`; without labels.
+            loss_only: the loss is summed, not averaged, and no logits are returned: for training.
+            label_smoothing: of `loss_only`, the share of each target that is spread over the vocabulary.
             further: tensors and masks of further modalities, as of `encode`.
         """
         memory = encoder_outputs
@@ -167,8 +165,11 @@ class Captioner(PreTrainedModel, GenerationMixin):
             memory = self.encode(pixel_values, image_mask, context_input_ids, context_attention_mask, **further)
         if decoder_input_ids is None:
             decoder_input_ids = self._shift_right(labels)
-        kept = {"logits_to_keep": logits_to_keep, "logits_at": logits_at}
-        output = self.decode(decoder_input_ids, memory, decoder_attention_mask, cache, bool(use_cache), **kept)
+        if loss_only:
+            states = self.decoder(decoder_input_ids, memory, decoder_attention_mask)
+            there = labels != -100
+            return Seq2SeqLMOutput(loss=head_cross_entropy(self.lm_head, states[there], labels[there], label_smoothing))
+        output = self.decode(decoder_input_ids, memory, decoder_attention_mask, cache, bool(use_cache), logits_to_keep)
         loss = None if labels is None else F.cross_entropy(output.logits.flatten(0, 1).float(), labels.flatten())
         output = Seq2SeqLMOutput(  # in the order of its fields, so that a tuple starts with the loss
             loss=loss,

@@ -1,0 +1,87 @@
+"""Cross-entropy straight from the states before a vocabulary head, for training on a CPU; knows no captioner.
+
+Gradients are made where the logits are, so that the logits of all words are never kept (as in Liger's fused linear
+cross-entropy, Hsu et al. 2024, arXiv 2410.10989). Shapes: R supervised tokens, D, V words.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
+
+PIECE = 1024  # tokens whose logits are made at a time
+ALIGNED = 16  # numbers: products are written slower to rows that start anywhere
+
+
+def head_cross_entropy(head: nn.Module, states: Tensor, targets: Tensor, smoothing: float = 0.0) -> Tensor:
+    """Cross-entropy of `head(states)`, summed over the tokens: states (R, D), targets (R,) → a scalar.
+
+    Args:
+        smoothing: the share of each target that is spread over the vocabulary.
+    """
+    if not _is_plain(head, states):
+        return F.cross_entropy(head(states).float(), targets, reduction="sum", label_smoothing=smoothing)
+    return _HeadCrossEntropy.apply(states, head.weight, head.bias, targets, smoothing)
+
+
+def _is_plain(head: nn.Module, states: Tensor) -> bool:
+    """Whether the head is a product in float32 on a CPU and nothing else."""
+    if type(head) is not nn.Linear or torch.is_autocast_enabled("cpu"):
+        return False
+    return states.device.type == "cpu" and states.dtype == head.weight.dtype == torch.float32
+
+
+class _HeadCrossEntropy(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, states: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, smoothing: float
+    ) -> Tensor:
+        """Loss and gradients, piece by piece."""
+        needed = ctx.needs_input_grad[:3]
+        inputs = (states, weight, bias)
+        gradients = [torch.zeros_like(x) if wanted else None for x, wanted in zip(inputs, needed, strict=True)]
+        words = len(weight)
+        room = states.new_empty(min(len(states), PIECE), -(-words // ALIGNED) * ALIGNED)
+        loss = states.new_zeros(())
+        for start in range(0, len(states), PIECE):
+            own, wanted = states[start : start + PIECE], targets[start : start + PIECE, None]
+            logits = torch.mm(own, weight.t(), out=room[: len(own), :words])
+            if bias is not None:
+                logits += bias
+            loss += _into_gradient(logits, wanted, smoothing)
+            _add(gradients, logits, own, weight, slice(start, start + PIECE))
+        ctx.save_for_backward(*gradients)
+        return loss
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, scale: Tensor) -> tuple[Tensor | None, ...]:
+        """The gradients of states, weight and bias."""
+        return *(None if gradient is None else gradient * scale for gradient in ctx.saved_tensors), None, None
+
+
+def _into_gradient(logits: Tensor, targets: Tensor, smoothing: float) -> Tensor:
+    """Logits (R, V) become their gradient in place; → the summed loss. Targets (R, 1)."""
+    words = logits.shape[1]
+    highest = logits.amax(dim=1, keepdim=True)
+    wanted = (1 - smoothing) * logits.gather(1, targets)
+    if smoothing:
+        wanted += smoothing * logits.mean(dim=1, keepdim=True)
+    total = logits.sub_(highest).exp_().sum(dim=1, keepdim=True)
+    logits.div_(total).scatter_add_(1, targets, torch.full_like(total, smoothing - 1))
+    if smoothing:
+        logits -= smoothing / words
+    return (highest + total.log() - wanted).sum()
+
+
+def _add(gradients: list[Tensor | None], logits: Tensor, states: Tensor, weight: Tensor, rows: slice) -> None:
+    """Add what the gradient of a piece's logits (R, V) means for its rows of states, for the weight and the bias."""
+    of_states, of_weight, of_bias = gradients
+    if of_states is not None:
+        torch.mm(logits, weight, out=of_states[rows])
+    if of_weight is not None:
+        of_weight.addmm_(logits.t(), states)
+    if of_bias is not None:
+        of_bias += logits.sum(dim=0)
