@@ -1,6 +1,6 @@
 """Training steps beside transformers, on the same weights with the same losses: `python benchmarks/train_speed.py`.
 
-A step is forward, backward and AdamW over 8 images with 5 captions each. The peer's rows are captions, each with its
+A step is forward, backward and fused AdamW over 8 images with 5 captions each. The peer's rows are captions, each with its
 image; ours are images, each with its captions, as `train.py` groups them. *trained*: the image encoder learns too;
 *frozen*: it does not, each side running it as its own loop does; *cached*: ours reads stored features. Captions have 20
 tokens, or, *padded*, 8 to 20. No dropout. Both take turns; a ratio is the median of the rounds' ratios.
@@ -36,7 +36,7 @@ def batch(padded: bool) -> tuple[Tensor, Tensor]:
 
 def stepping(model: nn.Module, loss: Callable[[], Tensor]) -> Callable[[], Tensor]:
     """One step of training → the loss before it, rounded, so that both sides can be compared."""
-    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-5)
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-5, fused=True)
 
     def step() -> Tensor:
         value = loss()

@@ -18,11 +18,12 @@ from PIL import Image
 from .adopt import shipped_names
 from .attribution import METHODS
 from .cards import strip
+from .further_inputs import FILES
 from .looking import Look
 from .overlay import enlarged, overlay, reduced
 from .report import style
 from .scenes import Scenes
-from .studio import AS_GIVEN, TREATMENTS, Given, Studio, StudioError
+from .studio import AS_GIVEN, Given, Studio, StudioError, treatments
 
 UPLOAD_LIMIT = "20mb"
 KEEP_UPLOADS = (600, 86_400)  # seconds: how often old ones are deleted, and from which age
@@ -59,11 +60,13 @@ class Desk:
     def __init__(self, studio: Studio):
         self.studio = studio
 
-    def caption(
-        self, file: str, text: str, image: str, context: str, beams: int, count: int, method: str, layer: str
-    ) -> Iterator[tuple]:
-        """→ captions, state, word, overlay, maps; captions first, while they come."""
-        given = self.studio.given(file, text, {"image": image, "context": context})
+    def caption(self, *values: Any) -> Iterator[tuple]:
+        """`_inputs` and `_how` → captions, state, word, overlay, maps; captions first, while they come."""
+        *inputs, beams, count, method, layer = values
+        names = ["image", "context", *self.studio.processor.further]
+        (file, text, *files), treated = inputs[: len(names)], inputs[len(names) :]
+        features = dict(zip(names[2:], files, strict=True))
+        given = self.studio.given(file, text, dict(zip(names, treated, strict=True)), features)
         captions: list[str] = []
         for captions in self.studio.captions(given, int(beams), int(count)):
             yield gr.Radio(choices=captions, value=captions[0]), None, gr.Slider(), None, ""
@@ -137,7 +140,10 @@ def build(name: str) -> gr.Blocks:
 
 
 def _inputs(studio: Studio) -> list[gr.components.Component]:
-    """Photo, context, what is done to each, beams and captions; what the captioner cannot take is hidden."""
+    """Photo, context, a file for each further modality; what is done to each; beams and captions.
+
+    An image or a context that the captioner cannot take is hidden.
+    """
     looks, reads = ("image" in studio.modalities), ("context" in studio.modalities)
     photo = gr.Image(label="Image", sources=["upload", "clipboard"], height=260, visible=looks, elem_id="photo")
     photo.preprocess = lambda upload: None if upload is None else upload.path  # reading it, or saying why not, is ours
@@ -150,15 +156,18 @@ def _inputs(studio: Studio) -> list[gr.components.Component]:
         visible=reads,
         elem_id="context",
     )
+    further = list(studio.processor.further)
+    files = [gr.File(label=f"{name} ({', '.join(FILES)})", height=120, elem_id=name) for name in further]
     with gr.Row():
-        treatments = [
-            gr.Radio(list(TREATMENTS[modality]), value=AS_GIVEN, label=f"The {modality} is", visible=visible)
-            for modality, visible in (("image", looks), ("context", reads))
+        shown = {"image": looks, "context": reads, **dict.fromkeys(further, True)}
+        treated = [
+            gr.Radio(list(treatments(modality)), value=AS_GIVEN, label=f"The {modality} is", visible=visible)
+            for modality, visible in shown.items()
         ]
     with gr.Row():
         beams = gr.Slider(1, 8, value=3, step=1, label="Beams", info="1 writes word by word", elem_id="beams")
         count = gr.Slider(1, 8, value=1, step=1, label="Captions", info="as many as beams at most", elem_id="count")
-    return [photo, text, *treatments, beams, count]
+    return [photo, text, *files, *treated, beams, count]
 
 
 def _how(studio: Studio) -> list[gr.components.Component]:

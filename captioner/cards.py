@@ -73,6 +73,12 @@ def card_list(cards: Sequence[Card]) -> str:
     return f'<div class="sorted">{controls}<div class="cards">\n{shown}\n</div></div>'
 
 
+def further_modalities(cards: Sequence[Card]) -> list[str]:
+    """The modalities beyond image and context that bars of the cards may show."""
+    looks = [answer.look for one in cards for answer in one.answers if answer.look is not None]
+    return list(dict.fromkeys(name for look in looks for name in look.found.balance() if name not in BAR))
+
+
 def card(sample: Card, rank: int = 0) -> str:
     """One sample; `rank` is its place when sorted from the lowest score."""
     references = "".join(f"<li>{escape(text)}</li>" for text in sample.references)
@@ -128,8 +134,8 @@ def _words(look: Look, choice: dict[str, Any]) -> list[str]:
     shown = []
     for i, word in enumerate(found.words):
         parts = {name: float(own[i]) for name, own in balance.items() if own[i] >= 0.005}
-        title = ", ".join(f"{BAR.get(name, name)} {share:.0%}" for name, share in parts.items())
-        bar = "".join(f'<i class="is-{name}" style="width: {share:.1%}"></i>' for name, share in parts.items())
+        title = ", ".join(f"{BAR.get(name, escape(name))} {share:.0%}" for name, share in parts.items())
+        bar = "".join(f'<i class="{_kind(name)}" style="width: {share:.1%}"></i>' for name, share in parts.items())
         thumb = (
             ""
             if heats is None
@@ -142,9 +148,9 @@ def _words(look: Look, choice: dict[str, Any]) -> list[str]:
     return shown
 
 
-def _map(cover: Image.Image) -> str:
-    """The photo of the strip under one veil, whose pixels are the grid's cells."""
-    return f'<div class="map" style="--veil: url({data_uri(cover, least=1)})"></div>'
+def _kind(part: str) -> str:
+    """The class of a part of a bar; further modalities share one."""
+    return f"is-{part if part in BAR else 'further'}"
 
 
 def _read(look: Look, weights: Sequence[float]) -> str:

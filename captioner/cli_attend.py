@@ -18,9 +18,13 @@ VERBS = {"image": "looked", "context": "read"}
 
 @teaching
 def attend(
-    image: Annotated[str, typer.Argument(metavar="IMAGE", help="The photo.")],
     model: ModelOption,
+    image: Annotated[str | None, typer.Argument(metavar="[IMAGE]", help="The photo.")] = None,
     context: Annotated[str | None, typer.Option(help="Text to read beside the image.")] = None,
+    further: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=FILE", help="A further modality from a .npy or .safetensors file; repeatable."),
+    ] = None,
     caption: Annotated[str | None, typer.Option(help="A caption to look into; default: the captioner's own.")] = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="The picture: .png, .svg, .pdf, …")] = Path(
         "attend.png"
@@ -33,6 +37,9 @@ def attend(
 ) -> None:
     """Draw what each word of a caption looked at and read."""
     writable(output)
+    files = dict(map(_named, further or []))
+    if image is None and context is None and not files:
+        fail("nothing to caption: give an IMAGE, `--context` or `--further NAME=FILE`", code=2)
     try:
         from .pictures import check_format, picture
     except ImportError:
@@ -42,11 +49,19 @@ def attend(
     from .looking import look
 
     quiet()
-    seen = look(*load(model), image, context, caption, num_beams=beams, max_new_tokens=max_new_tokens)
+    seen = look(*load(model), image, context, caption, files, num_beams=beams, max_new_tokens=max_new_tokens)
     choice = {"method": method, "layer": layer, "head": head}
     picture(seen.found, seen.photo, **choice).savefig(output, dpi=120)
     console.print(_table(seen.found, choice))
     say(f"the picture: {output}")
+
+
+def _named(given: str) -> tuple[str, str]:
+    """NAME=FILE → both."""
+    name, equals, file = given.partition("=")
+    if not (name and equals and file):
+        fail(f"`--further` must be NAME=FILE, such as sound=dog.npy, but is {given!r}", code=2)
+    return name, file
 
 
 def _table(found: "Attribution", choice: dict[str, Any]) -> "Table":
@@ -55,7 +70,7 @@ def _table(found: "Attribution", choice: dict[str, Any]) -> "Table":
 
     table = Table("word")
     shares = found.shares(**choice)
-    columns = {VERBS[name]: own for name, own in shares.items()}
+    columns = {VERBS.get(name, name): own for name, own in shares.items()}
     columns["probability"] = found.log_probability.exp()
     columns |= {f"without {name}": own.exp() for name, own in found.without.items() if len(found.without) > 1}
     for name in columns:

@@ -10,7 +10,7 @@ from itertools import groupby
 from pathlib import Path
 from string import Template
 
-from .cards import Card, card_list
+from .cards import Card, card_list, further_modalities
 from .charts import Points, ceiling_above, chart
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -85,6 +85,11 @@ class Page:
     commands: Sequence[tuple[str, str]] = ()
 
 
+def _key(modality: str) -> str:
+    """A further modality beside those that the bars always show."""
+    return f'\n<span class="key"><i class="swatch is-further"></i> {escape(modality)}</span>'
+
+
 def render(page: Page) -> str:
     """The page as HTML."""
     before, emphasis, after = [*page.heading.split("*"), "", ""][:3]
@@ -97,6 +102,7 @@ def render(page: Page) -> str:
         table=table(page.columns, page.rows),
         training=_training(page.training),
         samples=escape(page.samples),
+        further="".join(map(_key, further_modalities(page.cards))),
         cards=card_list(page.cards),
         commands=_commands(page.commands),
     )

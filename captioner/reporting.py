@@ -77,9 +77,10 @@ class Subject:
     def _look(self, caption: str, sample: dict[str, Any], picture: Image.Image | None) -> Look | None:
         given = {"image": picture, "context": sample["context"] or None}
         own = {name: value for name, value in given.items() if name in self.model.config.modalities}
-        if not caption or all(value is None for value in own.values()):
+        further = {name: sample[name] for name in self.processor.further if sample.get(name) is not None}
+        if not caption or all(value is None for value in [*own.values(), *further.values()]):
             return None
-        return look(self.model, self.processor, **own, caption=caption)
+        return look(self.model, self.processor, **own, caption=caption, further=further)
 
 
 def report(

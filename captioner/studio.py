@@ -4,22 +4,25 @@ Knows nothing about pages. One caller at a time: looking watches the captioner's
 """
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from threading import Lock, Thread
 from typing import Any
 
+import torch
 from PIL import Image
+from torch import Tensor
 from transformers import TextIteratorStreamer
 
 from .adopt import load
 from .attribution import AttributionError
+from .further_inputs import FeatureError
 from .images import ImageError, open_image
 from .looking import Look, look, say
 
 TILES = 4  # of a shuffled image, along each side
 AS_GIVEN = "as given"
 
-Given = dict[str, Any]  # `image` and `context`, each a value or None
+Given = dict[str, Any]  # `image` and `context`, each a value or None, and `further`, by name
 
 
 class StudioError(ValueError):
@@ -42,10 +45,15 @@ def _shuffled_text(text: str) -> str:
     return " ".join(random.Random(0).sample(words, len(words)))
 
 
-TREATMENTS: dict[str, dict[str, Callable[[Any], Any]]] = {  # modality → what may be done to it
-    "image": {AS_GIVEN: lambda image: image, "taken away": lambda image: None, "shuffled": _shuffled_image},
-    "context": {AS_GIVEN: lambda text: text, "taken away": lambda text: None, "shuffled": _shuffled_text},
-}
+def _shuffled_features(features: Tensor) -> Tensor:
+    """Features (S, …) in another order, always the same."""
+    return features[torch.randperm(len(features), generator=torch.Generator().manual_seed(0))]
+
+
+def treatments(modality: str) -> dict[str, Callable[[Any], Any]]:
+    """What may be done to a modality."""
+    shuffled = {"image": _shuffled_image, "context": _shuffled_text}.get(modality, _shuffled_features)
+    return {AS_GIVEN: lambda value: value, "taken away": lambda value: None, "shuffled": shuffled}
 
 
 class Studio:
@@ -71,12 +79,15 @@ class Studio:
         config = self.model.config
         return " · ".join(part for part in (config.conditioning, config.fusion) if part)
 
-    def given(self, file: str | None, text: str | None, treatments: dict[str, str]) -> Given:
-        """Image and context as the captioner gets them.
+    def given(
+        self, file: str | None, text: str | None, treated: Mapping[str, str], features: Mapping[str, str | None] = {}
+    ) -> Given:
+        """All modalities as the captioner gets them.
 
         Args:
             file: path of an image, or None.
-            treatments: modality → a key of its `TREATMENTS`.
+            treated: modality → a key of its `treatments`; as given where it is not named.
+            features: further modality → path of its file, or None.
 
         Raises:
             StudioError: a file that cannot be read, or nothing left to caption.
@@ -86,12 +97,20 @@ class Studio:
         except ImageError as error:
             reason = str(error).rpartition("': ")[2]
             raise StudioError(f"This file cannot be read: {reason}. Try a JPEG, PNG or WebP.") from error
-        values = {"image": image, "context": (text or "").strip() or None}
-        own = {name: values[name] for name in self.modalities if values[name] is not None}
-        left = {name: TREATMENTS[name][treatments[name]](value) for name, value in own.items()}
-        if all(value is None for value in left.values()):
-            raise StudioError(f"There is nothing to caption: give an {' or a '.join(self.modalities)}.")
-        return {"image": left.get("image"), "context": left.get("context")}
+        values = {"image": image, "context": (text or "").strip() or None, **self._read(features)}
+        own = {name: values[name] for name in self.modalities if values.get(name) is not None}
+        treated = {name: treatments(name)[treated.get(name, AS_GIVEN)](value) for name, value in own.items()}
+        left = {name: value for name, value in treated.items() if value is not None}
+        if not left:
+            raise StudioError(f"There is nothing to caption: give one of: {', '.join(self.modalities)}.")
+        return {"image": left.pop("image", None), "context": left.pop("context", None), "further": left}
+
+    def _read(self, features: Mapping[str, str | None]) -> dict[str, Tensor]:
+        """Files of further modalities."""
+        try:
+            return {name: self.processor.further[name].read(file, name) for name, file in features.items() if file}
+        except FeatureError as error:
+            raise StudioError(f"This file cannot be read: {error}.") from error
 
     def captions(self, given: Given, beams: int, count: int) -> Iterator[list[str]]:
         """The captions so far: one growing word by word where the search is greedy, else one after the other."""

@@ -13,10 +13,11 @@ from typer.testing import CliRunner
 
 from captioner.cli import app
 from captioner.scenes import Scenes
-from captioner.studio import AS_GIVEN, TREATMENTS, Studio, StudioError
+from captioner.studio import AS_GIVEN, Studio, StudioError
 
 CHROMIUM = shutil.which("chromium")
-GIVEN = dict.fromkeys(TREATMENTS, AS_GIVEN)
+MODALITIES = ("image", "context")
+GIVEN = dict.fromkeys(MODALITIES, AS_GIVEN)
 SERVER = """
 import json, sys
 from captioner.app import serve
@@ -71,7 +72,7 @@ def test_a_modality_can_be_taken_away_or_shuffled(studio, scenes):
     assert taken["context"] is None
     *_, captions = studio.captions(taken, beams=3, count=1)
     assert captions == plain(studio, file, None, num_beams=3)
-    mixed = studio.given(file, context, dict.fromkeys(TREATMENTS, "shuffled"))
+    mixed = studio.given(file, context, dict.fromkeys(MODALITIES, "shuffled"))
     assert mixed["context"] != context
     assert sorted(mixed["context"].split()) == sorted(context.split())
     with Image.open(file) as photo:
@@ -93,10 +94,10 @@ def test_what_cannot_be_captioned_is_explained_to_the_person_at_the_page(studio,
     bad.write_text("no image")
     with pytest.raises(StudioError, match="cannot be read: it is not in an image format that Pillow reads. Try a JPEG"):
         studio.given(str(bad), None, GIVEN)
-    with pytest.raises(StudioError, match="nothing to caption: give an image or a context"):
+    with pytest.raises(StudioError, match="nothing to caption: give one of: image, context"):
         studio.given(None, "  ", GIVEN)
     with pytest.raises(StudioError, match="nothing to caption"):
-        studio.given(*scenes[0], dict.fromkeys(TREATMENTS, "taken away"))
+        studio.given(*scenes[0], dict.fromkeys(MODALITIES, "taken away"))
     with pytest.raises(StudioError, match="said nothing"):
         studio.look(studio.given(*scenes[0], GIVEN), "")
 
