@@ -1,7 +1,7 @@
 """Training steps beside transformers, on the same weights with the same losses: `python benchmarks/train_speed.py`.
 
-A step is forward, backward and fused AdamW over 8 images with 5 captions each. The peer's rows are captions, each with its
-image; ours are images, each with its captions, as `train.py` groups them. *trained*: the image encoder learns too;
+A step is forward, backward and fused AdamW over 8 images with 5 captions each. The peer's rows are captions, each with
+its image; ours are images, each with its captions, as `train.py` groups them. *trained*: the image encoder learns too;
 *frozen*: it does not, each side running it as its own loop does; *cached*: ours reads stored features. Captions have 20
 tokens, or, *padded*, 8 to 20. No dropout. Both take turns; a ratio is the median of the rounds' ratios.
 """
@@ -11,10 +11,11 @@ import statistics
 from collections.abc import Callable
 
 import torch
+from accelerate import Accelerator
 from speed import both, race, ratio, start, table
 from torch import Tensor, nn
 
-from captioner.gradients import CrossEntropy
+from captioner.gradients import CrossEntropy, Gradients
 
 IMAGES, CAPTIONS, TOKENS, SHORTEST = 8, 5, 20, 8
 ROWS = [
@@ -34,13 +35,12 @@ def batch(padded: bool) -> tuple[Tensor, Tensor]:
     return torch.randn(IMAGES, 3, 224, 224, generator=draw), labels
 
 
-def stepping(model: nn.Module, loss: Callable[[], Tensor]) -> Callable[[], Tensor]:
+def stepping(model: nn.Module, backward: Callable[[], Tensor]) -> Callable[[], Tensor]:
     """One step of training → the loss before it, rounded, so that both sides can be compared."""
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-5, fused=True)
 
     def step() -> Tensor:
-        value = loss()
-        value.backward()
+        value = backward()
         optimizer.step()
         optimizer.zero_grad()
         return (value.detach() * 1e3).round()
@@ -51,15 +51,21 @@ def stepping(model: nn.Module, loss: Callable[[], Tensor]) -> Callable[[], Tenso
 def peer_step(peer: nn.Module, pixels: Tensor, labels: Tensor) -> Callable[[], Tensor]:
     """An image row for every caption."""
     rows = pixels.repeat_interleave(CAPTIONS, dim=0)
-    return stepping(peer, lambda: peer(pixel_values=rows, labels=labels).loss)
+
+    def backward() -> Tensor:
+        loss = peer(pixel_values=rows, labels=labels).loss
+        loss.backward()
+        return loss
+
+    return stepping(peer, backward)
 
 
 def our_step(ours: nn.Module, pixels: Tensor, labels: Tensor) -> Callable[[], Tensor]:
     """The captions of an image share its row."""
     ids = ours._shift_right(labels)
     inputs = {"pixel_values": pixels, "decoder_input_ids": ids, "labels": labels}
-    tokens = (labels != -100).sum()
-    return stepping(ours, lambda: CrossEntropy().loss(ours, inputs) / tokens)
+    gradients = Gradients(Accelerator(cpu=True), ours, CrossEntropy())
+    return stepping(ours, lambda: gradients([inputs]))
 
 
 def line(size: str, encoder: str, padding: str, options: argparse.Namespace) -> str:

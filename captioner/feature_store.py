@@ -23,6 +23,7 @@ from .checkpoints import whole
 from .data import CaptionDataset, Collator
 from .model import Captioner
 from .processor import CaptionerProcessor
+from .products import wide_products
 from .progress import progress, say
 
 UNREADABLE, ABSENT, THERE = range(3)  # what an image is; the first is left out of training
@@ -159,6 +160,8 @@ def _encode(directory: Path, loader: DataLoader, model: Captioner, device: torch
         there = batch.get("image_mask", torch.ones(len(rows), dtype=torch.bool))
         images[rows] = np.where(there.numpy(), THERE, ABSENT)
         if there.any():
-            features[rows[there.numpy()]] = encoder(batch["pixel_values"][there].to(device)).float().cpu().numpy()
+            with wide_products(device):
+                found = encoder(batch["pixel_values"][there].to(device))
+            features[rows[there.numpy()]] = found.float().cpu().numpy()
     features.flush()
     images.flush()

@@ -6,7 +6,7 @@ can be cut into pieces without changing the result. Knows nothing about what the
 
 import gc
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from math import ceil
 from typing import Any, Protocol
 
@@ -15,6 +15,7 @@ from accelerate import Accelerator, DistributedType
 from accelerate.utils.memory import should_reduce_batch_size
 from torch import Tensor, nn
 
+from .products import wide_products
 from .progress import say
 from .settings import SettingsError
 
@@ -87,13 +88,20 @@ class Gradients:
         pieces = [piece for batch in micro_batches for piece in split(batch, self.parts)]
         for i, piece in enumerate(pieces):
             last = i + 1 == len(pieces)
-            with nullcontext() if last else self.accelerator.no_sync(self.model):
-                summed = self.objective.loss(self.model, piece)
+            exchange = nullcontext() if last else self.accelerator.no_sync(self.model)
+            with exchange:
+                with self._products():
+                    summed = self.objective.loss(self.model, piece)
                 self._exchanging = last and self.accelerator.num_processes > 1
                 self.accelerator.backward(summed * self.accelerator.num_processes / tokens)
             total += summed.detach()
         self._exchanging = False
         return total
+
+    def _products(self) -> AbstractContextManager:
+        """Not with checkpoints: what backward computes again is multiplied as torch does, and must be the same."""
+        again = self.accelerator.unwrap_model(self.model).is_gradient_checkpointing
+        return nullcontext() if again else wide_products(self.accelerator.device)
 
     def _make_room(self, error: RuntimeError, images: int) -> None:
         if not should_reduce_batch_size(error):

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from .products import by_onednn, onednn_is_wider, product
+
 PIECE = 1024  # tokens whose logits are made at a time
 ALIGNED = 16  # numbers: products are written slower to rows that start anywhere
 
@@ -39,20 +41,21 @@ class _HeadCrossEntropy(torch.autograd.Function):
         ctx: Any, states: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, smoothing: float
     ) -> Tensor:
         """Loss and gradients, piece by piece."""
-        needed = ctx.needs_input_grad[:3]
-        inputs = (states, weight, bias)
-        gradients = [torch.zeros_like(x) if wanted else None for x, wanted in zip(inputs, needed, strict=True)]
-        words = len(weight)
-        room = states.new_empty(min(len(states), PIECE), -(-words // ALIGNED) * ALIGNED)
+        of_states, of_weight, of_bias = ctx.needs_input_grad[:3]
+        pieces: list[Tensor] = []
+        totals: list[Tensor | None] = [None, None]
         loss = states.new_zeros(())
-        for start in range(0, len(states), PIECE):
-            own, wanted = states[start : start + PIECE], targets[start : start + PIECE, None]
-            logits = torch.mm(own, weight.t(), out=room[: len(own), :words])
-            if bias is not None:
-                logits += bias
+        room = states.new_empty(0 if onednn_is_wider() else min(len(states), PIECE), _aligned(len(weight)))
+        for own, wanted in zip(states.split(PIECE), targets[:, None].split(PIECE), strict=True):
+            logits = _logits(own, weight, bias, room)
             loss += _into_gradient(logits, wanted, smoothing)
-            _add(gradients, logits, own, weight, slice(start, start + PIECE))
-        ctx.save_for_backward(*gradients)
+            if of_states:
+                pieces.append(product(logits, weight.t()))
+            if of_weight:
+                totals[0] = _sum(totals[0], product(logits.t(), own.t()))
+            if of_bias:
+                totals[1] = _sum(totals[1], logits.sum(dim=0))
+        ctx.save_for_backward(torch.cat(pieces) if of_states else None, *totals)
         return loss
 
     @staticmethod
@@ -60,6 +63,18 @@ class _HeadCrossEntropy(torch.autograd.Function):
     def backward(ctx: Any, scale: Tensor) -> tuple[Tensor | None, ...]:
         """The gradients of states, weight and bias."""
         return *(None if gradient is None else gradient * scale for gradient in ctx.saved_tensors), None, None
+
+
+def _aligned(words: int) -> int:
+    return -(-words // ALIGNED) * ALIGNED
+
+
+def _logits(states: Tensor, weight: Tensor, bias: Tensor | None, room: Tensor) -> Tensor:
+    """States (R, D) → (R, V), in the room where oneDNN does not make them."""
+    if onednn_is_wider() and len(states):
+        return by_onednn(states, weight, bias)
+    logits = torch.mm(states, weight.t(), out=room[: len(states), : len(weight)])
+    return logits if bias is None else logits.add_(bias)
 
 
 def _into_gradient(logits: Tensor, targets: Tensor, smoothing: float) -> Tensor:
@@ -76,12 +91,5 @@ def _into_gradient(logits: Tensor, targets: Tensor, smoothing: float) -> Tensor:
     return (highest + total.log() - wanted).sum()
 
 
-def _add(gradients: list[Tensor | None], logits: Tensor, states: Tensor, weight: Tensor, rows: slice) -> None:
-    """Add what the gradient of a piece's logits (R, V) means for its rows of states, for the weight and the bias."""
-    of_states, of_weight, of_bias = gradients
-    if of_states is not None:
-        torch.mm(logits, weight, out=of_states[rows])
-    if of_weight is not None:
-        of_weight.addmm_(logits.t(), states)
-    if of_bias is not None:
-        of_bias += logits.sum(dim=0)
+def _sum(total: Tensor | None, more: Tensor) -> Tensor:
+    return more if total is None else total.add_(more)

@@ -15,10 +15,12 @@ from torch.nn import functional as F
 from .attention import CrossAttention, Joint
 from .lean import Merge, lean
 from .model import Captioner
+from .products import by_onednn, onednn_is_wider
 
 UNLIMITED = 2**63
 SMALL, LARGE = 2**18, 2**20  # numbers in a matrix
 MUCH = 2**29  # multiplications
+FEW = 5  # rows
 POINTWISE = ([0, 0], [1, 1], [1, 1], 1)  # padding, stride, dilation and groups of a convolution over single pixels
 
 
@@ -74,8 +76,9 @@ class Packed(nn.Module):
     """Linear maps of one input, side by side, in oneDNN's blocks: for several rows.
 
     The blocks serve one number of rows: somewhat fewer are filled up with zeros, any other number is multiplied from
-    the maps themselves. Large matrices lie in the blocks of a convolution over single pixels, which takes longer to
-    start and multiplies faster than a product of matrices; small ones are not worth starting oneDNN.
+    the maps themselves. Large matrices, and those for one row, lie in the blocks of a convolution over single pixels,
+    which takes longer to start and multiplies faster than a product of matrices; small ones are not worth starting
+    oneDNN.
 
     Args:
         parts: the maps.
@@ -88,7 +91,7 @@ class Packed(nn.Module):
         self.bias = _side_by_side([part.bias for part in parts])
         matrix = _side_by_side([part.weight for part in parts])
         self.out_features, self.in_features = matrix.shape
-        self.pointwise = matrix.numel() > LARGE
+        self.pointwise = rows == 1 or matrix.numel() > LARGE
         if self.pointwise:
             pixels = [1, self.in_features, 1, rows]
             self.blocks = torch.ops.mkldnn._reorder_convolution_weight(matrix[:, :, None, None], *POINTWISE, pixels)
@@ -112,7 +115,7 @@ class Packed(nn.Module):
         return multiply(rows)[:count].view(*x.shape[:-1], self.out_features)
 
     def _as_rows(self, rows: Tensor) -> Tensor:
-        return torch.ops.mkldnn._linear_pointwise(rows, self.blocks, self.bias, "none", [], "")
+        return by_onednn(rows, self.blocks, self.bias)
 
     def _as_pixels(self, rows: Tensor) -> Tensor:
         """The rows are the pixels of one image."""
@@ -122,23 +125,27 @@ class Packed(nn.Module):
 
 
 class Direct(nn.Module):
-    """A linear map multiplied from where its matrix lies: for few rows, without a copy.
-
-    oneDNN is the fastest for one row and for the most work; between them a product from the left, W·xᵀ, is.
-    """
+    """A linear map multiplied from where its matrix lies, without a copy: by oneDNN, or from the left, W·xᵀ."""
 
     def __init__(self, linear: nn.Linear):
         super().__init__()
         self.weight, self.bias = linear.weight, linear.bias
+        self.out_features = linear.out_features
 
     def forward(self, x: Tensor) -> Tensor:
         """(…, in) → (…, out), which need not be contiguous."""
         count = x.shape[:-1].numel()
-        if count == 1 or count * self.weight.numel() > MUCH:
-            return torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "none", [], "")
+        if not self._from_the_left(count):
+            return by_onednn(x, self.weight, self.bias)
         columns = x.reshape(count, -1).t()
         y = self.weight @ columns if self.bias is None else torch.addmm(self.bias[:, None], self.weight, columns)
         return y.t().unflatten(0, x.shape[:-1])
+
+    def _from_the_left(self, rows: int) -> bool:
+        """For few rows, and where oneDNN is not the wider also for more, unless there is most to do."""
+        if onednn_is_wider():
+            return 1 < rows <= FEW and self.weight.shape[0] > self.weight.shape[1]
+        return rows > 1 and rows * self.weight.numel() <= MUCH
 
 
 def _side_by_side(parts: Sequence[Tensor | None]) -> Tensor | None:
@@ -181,7 +188,8 @@ def _lay_out(model: Captioner, images: int, beams: int, room: Room) -> None:
     rows = images * beams
     attentions = sum(isinstance(part, CrossAttention) for part in model.decoder.modules())
     held = room.held // max(attentions, 1)
-    layout, left = partial(_copy, Transposed if rows == 1 else Packed, rows), room.copies
+    kind = Transposed if rows == 1 and not onednn_is_wider() else Packed
+    layout, left = partial(_copy, kind, rows), room.copies
     size = _bytes(model.lm_head)
     copy = layout if size <= left else None
     model.lm_head, left = _laid_out(model.lm_head, copy), left - size if copy else left
@@ -207,10 +215,10 @@ def _laid_out(linear: nn.Linear, copy: Merge | None) -> nn.Module:
 
 
 def _replace(module: nn.Module, copy: Merge | None) -> None:
-    """Lay out all that is multiplied in every step, so not the keys and values of a memory."""
-    left_alone = ("key", "value") if isinstance(module, CrossAttention) else ()
+    """Lay out all that is multiplied; without copies of what makes keys and values of a memory, once in a search."""
+    once = ("key", "value") if isinstance(module, CrossAttention) else ()
     for name, part in list(module.named_children()):
-        if type(part) is nn.Linear and name not in left_alone:
-            setattr(module, name, _laid_out(part, copy))
+        if type(part) is nn.Linear:
+            setattr(module, name, _laid_out(part, None if name in once else copy))
         elif not isinstance(part, Joint | Transposed | Packed | Direct):
             _replace(part, copy)

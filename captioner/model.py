@@ -18,6 +18,7 @@ from .decoder import Decoder
 from .encoders import Encoders
 from .head_loss import head_cross_entropy
 from .memory import Memory, SharedMemoryCache
+from .products import wide_products
 
 
 class Captioner(PreTrainedModel, GenerationMixin):
@@ -115,7 +116,11 @@ class Captioner(PreTrainedModel, GenerationMixin):
         unknown = sorted(set(further) - set(self.encoder_inputs))
         if unknown:
             raise TypeError(f"the encoders take {', '.join(self.encoder_inputs)}, but not {', '.join(unknown)}")
-        return self.encoder(pixel_values, image_mask, context_input_ids, context_attention_mask, **further)
+        given = (pixel_values, image_mask, context_input_ids, context_attention_mask)
+        if torch.is_grad_enabled():  # whoever trains decides, since checkpoints compute again by torch's own
+            return self.encoder(*given, **further)
+        with wide_products(self.device):
+            return self.encoder(*given, **further)
 
     def decode(
         self,

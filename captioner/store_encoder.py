@@ -23,6 +23,7 @@ from .images import ImageError, ImageSettings, open_image
 from .model import Captioner
 from .parts import load_timm_weights
 from .processor import CaptionerProcessor
+from .products import wide_products
 from .progress import say
 
 WEIGHTS = "encoder.safetensors"
@@ -98,7 +99,8 @@ class StoreEncoder:
     def __call__(self, pixels: Tensor) -> np.ndarray:
         """uint8 (B, 3, H, W) → features (B, D) float32."""
         like = next(self.encoder.parameters())
-        states = self.encoder(self.settings.normalize(pixels.to(like.device)).to(like.dtype))
+        with wide_products(like.device):
+            states = self.encoder(self.settings.normalize(pixels.to(like.device)).to(like.dtype))
         return states.float().mean(1).cpu().numpy()
 
     def look(

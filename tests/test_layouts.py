@@ -54,8 +54,10 @@ def test_every_layout_finds_the_same_captions(mode, layout, batch):
 @needs_onednn
 @pytest.mark.parametrize("layout", ["small", "fast"])
 @pytest.mark.parametrize("batch", BATCHES, ids=str)
-@pytest.mark.parametrize("limits", [{"LARGE": 0}, {"MUCH": 0}, {"SMALL": 2**18}], ids=str)
-def test_the_size_of_matrices_and_the_amount_of_work_change_no_caption(monkeypatch, limits, layout, batch):
+@pytest.mark.parametrize("limits", [{"LARGE": 0}, {"MUCH": 0}, {"SMALL": 2**18}, {"FEW": 0}], ids=str)
+@pytest.mark.parametrize("wider", [False, True])
+def test_the_size_of_matrices_and_the_amount_of_work_change_no_caption(monkeypatch, wider, limits, layout, batch):
+    monkeypatch.setattr(layouts, "onednn_is_wider", lambda: wider)
     for name, limit in limits.items():
         monkeypatch.setattr(layouts, name, limit)
     model, (images, beams) = tiny_captioner(), batch
@@ -97,12 +99,13 @@ def test_parameters_and_encoders_are_shared_and_the_captioner_is_left_as_it_is(l
 
 
 @needs_onednn
-def test_small_copies_no_matrix_and_fast_copies_them_for_the_rows_at_hand():
+def test_small_copies_no_matrix_and_fast_copies_them_for_the_rows_at_hand(monkeypatch):
     model = tiny_captioner(vocab_size=50)
     small = for_search(model, 3, 4, "small")
     assert isinstance(small.lm_head, Direct)
     assert not parts(small, Packed | Transposed)
-    for images, kind in ((1, Transposed), (4, Packed)):
+    for images, wider, kind in ((1, False, Transposed), (1, True, Packed), (4, False, Packed)):
+        monkeypatch.setattr(layouts, "onednn_is_wider", lambda wider=wider: wider)
         fast = for_search(model, images, 1, "fast")
         assert isinstance(fast.lm_head, kind)
         assert all(isinstance(part.merged, kind) for part in parts(fast, LeanSelfAttention))
