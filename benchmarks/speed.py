@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from copy import deepcopy
 from typing import NamedTuple
 
 import torch
@@ -183,6 +184,19 @@ def line(row: Row, peer: nn.Module, ours: Captioner, options: argparse.Namespace
     return f"| {' | '.join(cells)} | {'yes' if same else '**no**'} |"
 
 
+def rounded_line(row: Row, peer: nn.Module, ours: Captioner, options: argparse.Namespace) -> str:
+    """The same with ours in bfloat16, which changes numbers: with the share of captions that stay what they were."""
+    torch.manual_seed(1)
+    pixels = torch.randn(row.images, 3, row.pixels, row.pixels)
+    short = deepcopy(ours).to(torch.bfloat16)
+    calls = [peer_call(peer, row, pixels), our_call(short, row, pixels.bfloat16())]
+    (theirs, own), _ = race(calls, options)
+    stay = (calls[0]() == calls[1]()).all(dim=1).float().mean()
+    cells = [f"{row.name}, bfloat16", f"{statistics.median(theirs):.3f}", f"{statistics.median(own):.3f}"]
+    cells += [ratio(theirs, own), *["–"] * 2 * (len(options.layouts) - 1), f"{stay:.0%} of captions"]
+    return f"| {' | '.join(cells)} |"
+
+
 def ratio(theirs: list[float], ours: list[float]) -> str:
     """The median of the rounds' ratios, with the smallest and the largest."""
     ratios = [a / b for a, b in zip(theirs, ours, strict=True)]
@@ -225,6 +239,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("rows", nargs="*", choices=[[], *(row.name for row in ROWS)], metavar="ROW")
     parser.add_argument("--layouts", nargs="+", choices=LAYOUTS, default=["auto", "fast"])
+    parser.add_argument("--bf16", action="store_true", help="also each row with ours in bfloat16, beside the same peer")
     arguments = start(parser)
     table("row", "peer, s", *(head for name in arguments.layouts for head in (f"{name}, s", "ratio")), "same ids")
     chosen = [row for row in ROWS if row.name in arguments.rows or not arguments.rows]
@@ -234,6 +249,8 @@ def main() -> None:
             for row in chosen:
                 if (row.peer, row.pixels) == (peer, pixels):
                     print(line(row, *models, arguments), flush=True)
+                    if arguments.bf16:
+                        print(rounded_line(row, *models, arguments), flush=True)
 
 
 if __name__ == "__main__":

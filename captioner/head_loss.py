@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from .products import by_onednn, onednn_is_wider, product
+from .products import by_onednn, is_plain, onednn_is_wider, product
 
 PIECE = 1024  # tokens whose logits are made at a time
 ALIGNED = 16  # numbers: products are written slower to rows that start anywhere
@@ -23,16 +23,16 @@ def head_cross_entropy(head: nn.Module, states: Tensor, targets: Tensor, smoothi
     Args:
         smoothing: the share of each target that is spread over the vocabulary.
     """
-    if not _is_plain(head, states):
+    if not _only_multiplies(head, states):
         return F.cross_entropy(head(states).float(), targets, reduction="sum", label_smoothing=smoothing)
     return _HeadCrossEntropy.apply(states, head.weight, head.bias, targets, smoothing)
 
 
-def _is_plain(head: nn.Module, states: Tensor) -> bool:
+def _only_multiplies(head: nn.Module, states: Tensor) -> bool:
     """Whether the head is a product in float32 on a CPU and nothing else."""
     if type(head) is not nn.Linear or torch.is_autocast_enabled("cpu"):
         return False
-    return states.device.type == "cpu" and states.dtype == head.weight.dtype == torch.float32
+    return is_plain(states) and is_plain(head.weight)
 
 
 class _HeadCrossEntropy(torch.autograd.Function):

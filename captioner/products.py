@@ -9,7 +9,7 @@ from functools import cache
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
@@ -24,8 +24,17 @@ def onednn_is_wider() -> bool:
 
 
 def wide_products(device: torch.device) -> AbstractContextManager:
-    """Within it, `F.linear` on a CPU is multiplied by oneDNN, forward and backward, where that is faster."""
-    return _WideProducts() if device.type == "cpu" and onednn_is_wider() else nullcontext()
+    """Within it, `F.linear` on a CPU is multiplied by oneDNN, forward and backward, where that is faster.
+
+    What `torch.compile` traces is left to it.
+    """
+    wider = device.type == "cpu" and not torch.compiler.is_compiling() and onednn_is_wider()
+    return _WideProducts() if wider else nullcontext()
+
+
+def is_plain(x: Tensor) -> bool:
+    """Whether it is a matrix of fp32 in this computer's memory: not sharded, not quantised, not on a GPU."""
+    return type(x) in (Tensor, nn.Parameter) and x.device.type == "cpu" and x.dtype == torch.float32
 
 
 def product(x: Tensor, weight: Tensor) -> Tensor:
@@ -47,14 +56,11 @@ class _WideProducts(TorchFunctionMode):
 
 def _fits(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> bool:
     """Whether it is a large product of plain fp32 matrices on a CPU."""
-    if (
-        torch.is_autocast_enabled("cpu")
-        or x.ndim < 2
-        or weight.ndim != 2
-        or x.shape[:-1].numel() * weight.numel() < LEAST
-    ):
+    if torch.is_autocast_enabled("cpu") or x.ndim < 2 or weight.ndim != 2:
         return False
-    return all(own.device.type == "cpu" and own.dtype == torch.float32 for own in (x, weight, bias) if own is not None)
+    if x.shape[:-1].numel() * weight.numel() < LEAST:
+        return False
+    return all(is_plain(own) for own in (x, weight, bias) if own is not None)
 
 
 class _Linear(torch.autograd.Function):
