@@ -12,6 +12,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from .selection import largest
+
+BLOCKS = 8  # whose means are compared together
+
 Held = tuple[Tensor, Tensor]
 Dense = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 """Softmax attention on the backend that is on: query, keys, values and mask (B, S) → (B, Q, H, e)."""
@@ -125,7 +129,8 @@ class TopK(Softmax):
         starts = torch.arange(0, mask.shape[1], self.size, device=mask.device)
         empty = starts >= mask.sum(dim=1, keepdim=True)
         scores = query.detach() @ means.detach().transpose(-1, -2)
-        return scores.masked_fill(empty[:, None, None], -torch.inf).topk(min(self.count, len(starts)), dim=-1).indices
+        scores = scores.masked_fill(empty[:, None, None], -torch.inf)
+        return largest(scores, min(self.count, len(starts)), BLOCKS)[1]
 
     def weights(self, query: Tensor, keys: Tensor, mask: Tensor) -> Tensor:
         """The softmax over the chosen blocks, 0 elsewhere."""

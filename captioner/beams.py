@@ -13,10 +13,10 @@ from torch import Tensor
 from transformers import LogitsProcessorList
 
 from .constraints import Phrases
+from .selection import largest
 from .stepping import Leaving
 
 LOWEST = -1e9  # the score of what is not there
-RUN = 64  # words that are searched together for the likeliest
 
 
 class Found(NamedTuple):
@@ -122,7 +122,7 @@ class Beams:
         """Per beam: log-probabilities, preferences and tokens of its best continuations, (B, K, count) each."""
         words = self.log_probabilities(logits)
         preferred = words if taken is None else words - taken[:, None]
-        preference, tokens = likeliest(preferred, min(count, words.shape[-1]))
+        preference, tokens = largest(preferred, min(count, words.shape[-1]))
         values = preference if taken is None else words.gather(-1, tokens)
         shape = (-1, self.scores.shape[1], -1)
         return values.expand(*shape), preference.expand(*shape), tokens.expand(*shape)
@@ -188,23 +188,6 @@ class Beams:
         lengths, scores = self.ended_length[image].tolist(), self.ended_scores[image].tolist()
         there = self.ended[image].tolist()
         return [Found(ids[k][: lengths[k]], scores[k]) for k in range(len(ids)) if there[k]]
-
-
-def likeliest(words: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """`words.topk(count)` over the last axis, (…, V) → (…, count) each.
-
-    In two stages where words are many: they are cut into runs, and only the runs with the highest maxima are searched.
-    """
-    runs = words.shape[-1] // RUN
-    if runs < 4 * count or words.device.type != "cpu":
-        return words.topk(count, dim=-1)
-    cut = words[..., : runs * RUN].unflatten(-1, (runs, RUN))
-    best = cut.amax(-1).topk(count, dim=-1).indices[..., None].expand(*words.shape[:-1], count, RUN)
-    searched = torch.cat([cut.gather(-2, best).flatten(-2), words[..., runs * RUN :]], dim=-1)
-    values, places = searched.topk(count, dim=-1)
-    token = (best * RUN + torch.arange(RUN)).flatten(-2)
-    rest = torch.arange(runs * RUN, words.shape[-1]).expand(*words.shape[:-1], -1)
-    return values, torch.cat([token, rest], dim=-1).gather(-1, places)
 
 
 def _rows(x: Tensor, index: Tensor) -> Tensor:

@@ -1,11 +1,11 @@
-"""The likeliest words of a row, found in runs: those of a plain top-k."""
+"""The largest of many numbers, found in runs: those of a plain top-k."""
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from captioner.beams import RUN, likeliest
+from captioner.selection import RUN, largest
 
 
 @given(st.integers(1, 12 * RUN), st.integers(1, 3), st.integers(0, 9))
@@ -14,13 +14,13 @@ def test_runs_find_what_a_plain_top_k_finds(words, count, seed):
         torch.arange(words) % 7 == seed, -torch.inf
     )
     count = min(count, words)
-    values, tokens = likeliest(scores, count)
+    values, tokens = largest(scores, count)
     assert torch.equal(values, scores.topk(count).values)
     assert torch.equal(scores.gather(-1, tokens), values)
     assert all(len(set(row)) == count for row in tokens.flatten(0, 1).tolist())
 
 
 @pytest.mark.parametrize("place", [0, RUN - 1, RUN, 8 * RUN - 1, 8 * RUN, 8 * RUN + 2])
-def test_the_best_word_is_found_wherever_it_stands(place):
+def test_the_largest_is_found_wherever_it_stands(place):
     scores = torch.zeros(1, 1, 8 * RUN + 3).index_fill(-1, torch.tensor(place), 1.0)
-    assert likeliest(scores, 2)[1][0, 0, 0] == place
+    assert largest(scores, 2)[1][0, 0, 0] == place
