@@ -101,7 +101,7 @@ class Gradients:
     def _products(self) -> AbstractContextManager:
         """Not with checkpoints: what backward computes again is multiplied as torch does, and must be the same."""
         sharded = self.accelerator.distributed_type in SHARDED
-        again = sharded or self.accelerator.unwrap_model(self.model).is_gradient_checkpointing
+        again = sharded or self.accelerator.unwrap_model(self.model).is_activation_checkpointing
         return nullcontext() if again else wide_products(self.accelerator.device)
 
     def _make_room(self, error: RuntimeError, images: int) -> None:
