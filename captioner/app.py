@@ -113,7 +113,7 @@ def build(name: str) -> gr.Blocks:
     studio = Studio(name)
     desk = Desk(studio)
     with gr.Blocks(title=f"captioner · {name}", analytics_enabled=False, delete_cache=KEEP_UPLOADS) as page:
-        gr.Markdown(f"# captioner\n`{name}` · {studio.mode} · takes {' and '.join(studio.modalities)}")
+        gr.Markdown(f"# captioner\n`{name}` · {studio.mode} · takes {', '.join(studio.modalities)}")
         with gr.Row():
             with gr.Column(scale=2):
                 inputs = _inputs(studio)
@@ -123,7 +123,8 @@ def build(name: str) -> gr.Blocks:
                 captions = gr.Radio(label="Captions, best first", choices=[], elem_id="captions")
                 word = gr.Slider(1, 2, step=1, value=1, label="Word", elem_id="word")
                 shown = gr.Image(label="Where it looked", interactive=False, buttons=[], elem_id="overlay")
-                gr.Markdown("What each word looked at (blue) and read (orange); point at one to enlarge it.")
+                green = "".join(f", took from the {name} (green)" for name in studio.processor.further)
+                gr.Markdown(f"What each word looked at (blue), read (orange){green}; point at one to enlarge it.")
                 maps = gr.HTML(elem_id="maps")
                 how = _how(studio)
         state = gr.State()
