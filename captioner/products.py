@@ -19,8 +19,9 @@ LEAST = 2**22  # multiplications: smaller products are left to torch
 
 @cache
 def onednn_is_wider() -> bool:
-    """Whether oneDNN is there and this processor has AVX-512."""
-    return torch.backends.mkldnn.is_available() and torch.backends.cpu.get_cpu_capability() == "AVX512"
+    """Whether oneDNN is there, with the product that is private to PyTorch, and this processor has AVX-512."""
+    there = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+    return there and torch.backends.cpu.get_cpu_capability() == "AVX512"
 
 
 def wide_products(device: torch.device) -> AbstractContextManager:
