@@ -2,12 +2,14 @@
 
 import pytest
 import torch
+from accelerate import Accelerator
 from conftest import tiny_batch, tiny_captioner
 from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from captioner import products
+from captioner.gradients import CrossEntropy, Gradients
 from captioner.products import wide_products
 
 CPU = torch.device("cpu")
@@ -96,3 +98,16 @@ def test_a_captioner_learns_the_same(counted):
     assert len(counted) > 20
     for name, own in grads[0].items():
         torch.testing.assert_close(grads[1][name], own, atol=2e-6, rtol=2e-5)
+
+
+def test_checkpoints_compute_again_what_they_computed():
+    model, (inputs, ids) = tiny_captioner().train(), tiny_batch()
+    gradients = Gradients(Accelerator(cpu=True), model, CrossEntropy())
+    found = []
+    for prepare in (lambda: None, model.activation_checkpointing_enable):
+        prepare()
+        gradients([{**inputs, "decoder_input_ids": ids, "labels": ids}])
+        found.append({name: own.grad.clone() for name, own in model.named_parameters() if own.grad is not None})
+        model.zero_grad()
+    for name, own in found[0].items():
+        torch.testing.assert_close(found[1][name], own, atol=2e-6, rtol=2e-5)
