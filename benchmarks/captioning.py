@@ -16,7 +16,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ SIDES = ("loop", "command", "compute")
 
 
 def write_photos(folder: Path, count: int) -> None:
-    """Noise on large smooth shapes, so that files are as large as those of cameras: about 0.3 bytes a pixel."""
+    """Noise on large smooth shapes, so that files are large: about 0.23 bytes a pixel."""
     draw = np.random.default_rng(0)
     encoded = []
     for i in range(min(DISTINCT, count)):
@@ -52,37 +53,28 @@ def write_photos(folder: Path, count: int) -> None:
         (folder / f"{i:05}.jpg").write_bytes(encoded[i % len(encoded)])
 
 
-def loop(folder: Path, files: Sequence[str], options: argparse.Namespace) -> Iterator[list[str]]:
-    """Captions of the peer, batch by batch."""
+def by_loop(folder: Path, files: Sequence[str], beams: int) -> Iterator[str]:
+    """Captions of the peer."""
     model = VisionEncoderDecoderModel.from_pretrained(folder, attn_implementation="sdpa").eval().to(device())
     images, tokenizer = ViTImageProcessor.from_pretrained(folder), GPT2Tokenizer.from_pretrained(folder)
     for start in range(0, len(files), BATCH):
         opened = [Image.open(file).convert("RGB") for file in files[start : start + BATCH]]
         pixels = images(opened, return_tensors="pt").pixel_values.to(model.device)
         with torch.inference_mode():
-            ids = model.generate(pixels, num_beams=options.beams, max_new_tokens=TOKENS, do_sample=False)
-        yield tokenizer.batch_decode(ids, skip_special_tokens=True)
+            ids = model.generate(pixels, num_beams=beams, max_new_tokens=TOKENS, do_sample=False)
+        yield from tokenizer.batch_decode(ids, skip_special_tokens=True)
 
 
-def command(folder: Path, files: Sequence[str], options: argparse.Namespace) -> Iterator[Any]:
-    """Captions of ours as they come, then the seconds of waiting for images."""
-    job = _job(folder, options, options.workers)
-    for _, record in job.run(find_inputs([str(Path(files[0]).parent)])):
-        yield [record["caption"]]
-    yield job.waited
+def ready(files: Sequence[str]) -> list[Item]:
+    """Images that are there already, as many as files."""
+    images = [Image.open(file).convert("RGB").resize((224, 224)) for file in files[:DISTINCT]]
+    return [Item(str(i), images[i % len(images)], None) for i in range(len(files))]
 
 
-def compute(folder: Path, files: Sequence[str], options: argparse.Namespace) -> Iterator[list[str]]:
-    """The same without reading."""
-    job = _job(folder, options, 0)
-    ready = [Image.open(file).convert("RGB").resize((224, 224)) for file in files[:DISTINCT]]
-    items = [Item(str(i), ready[i % len(ready)], None) for i in range(len(files))]
-    yield from ([record["caption"]] for _, record in job.run(items))
-
-
-def _job(folder: Path, options: argparse.Namespace, workers: int) -> Captioning:
+def captioning(folder: Path, beams: int, workers: int) -> Captioning:
+    """What `captioner caption` runs."""
     model, processor = load(str(folder))
-    generation = GenerationSettings(num_beams=options.beams, max_new_tokens=TOKENS)
+    generation = GenerationSettings(num_beams=beams, max_new_tokens=TOKENS)
     return Captioning(model.to(device()), processor, generation, batch_size=BATCH, workers=workers)
 
 
@@ -93,21 +85,21 @@ def device() -> Any:
 def side(name: str, folder: Path, options: argparse.Namespace) -> None:
     """Run one of `SIDES` and print what it took as JSON."""
     torch.set_num_threads(options.threads)
-    files = sorted(map(str, (folder / "photos").iterdir()))
-    run: Callable[..., Iterator[Any]] = {"loop": loop, "command": command, "compute": compute}[name]
-    captions: list[str] = []
-    waited, began, first = 0.0, 0.0, 0
-    for found in run(folder / "model", files, options):
-        if isinstance(found, float):
-            waited = found
-            continue
-        captions += found
-        if not began and len(captions) >= BATCH:
-            began, first = time.perf_counter(), len(captions)
+    photos, model = folder / "photos", folder / "model"
+    files = sorted(map(str, photos.iterdir()))
+    if name == "loop":
+        job, said = None, by_loop(model, files, options.beams)
+    else:
+        job = captioning(model, options.beams, options.workers if name == "command" else 0)
+        items = find_inputs([str(photos)]) if name == "command" else ready(files)
+        said = (record["caption"] for _, record in job.run(items))
+    captions = list(islice(said, BATCH))
+    began = time.perf_counter()
+    captions += said
     seconds = time.perf_counter() - began
     own, child = (resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-    rate = (len(captions) - first) / seconds
-    print(json.dumps({"rate": rate, "waited": waited / seconds, "own": own, "child": child, "captions": captions}))
+    rate, waited = (len(captions) - BATCH) / seconds, job.waited / seconds if job else 0.0
+    print(json.dumps({"rate": rate, "waited": waited, "own": own, "child": child, "captions": captions}))
 
 
 def main() -> None:

@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 
 import torch
-from speed import ALLOCATOR, TOKENS, Row, both, our_call, peer_call, race, ratio, start, table
+from speed import ALLOCATOR, TOKENS, Row, both, images_of, our_call, peer_call, race, ratio, start, table
 
 from captioner.layouts import LAYOUTS, for_search
 from captioner.stepping import CaptionerStepper
@@ -25,8 +25,7 @@ LARGE, FIRST = Row("base", 224, 8, 5), Row("base", 224, 1, 1)
 
 def times(row: Row, models: tuple, options: argparse.Namespace) -> list[list[float]]:
     """Seconds of the peer and of ours in every round."""
-    torch.manual_seed(1)
-    pixels = torch.randn(row.images, 3, row.pixels, row.pixels)
+    pixels = images_of(row)
     peer, ours = models
     fast = for_search(ours, row.images, row.beams, options.layout)
     calls = [peer_call(peer, row, pixels), our_call(fast, row, pixels)]

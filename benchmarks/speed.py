@@ -129,6 +129,11 @@ def both(peer: str, pixels: int) -> tuple[nn.Module, Captioner]:
     return parts[0].eval(), ours
 
 
+def images_of(row: Row) -> Tensor:
+    """The same pixels for everyone, (B, 3, H, W)."""
+    return torch.randn(row.images, 3, row.pixels, row.pixels, generator=torch.Generator().manual_seed(1))
+
+
 def peer_call(model: nn.Module, row: Row, pixels: Tensor) -> Callable[[], Tensor]:
     """→ ids of the new tokens, (B, TOKENS)."""
     options = {"num_beams": row.beams, "max_new_tokens": TOKENS, "do_sample": False}
@@ -173,8 +178,7 @@ def race(
 
 def line(row: Row, peer: nn.Module, ours: Captioner, options: argparse.Namespace) -> str:
     """One row of the table."""
-    torch.manual_seed(1)
-    pixels = torch.randn(row.images, 3, row.pixels, row.pixels)
+    pixels = images_of(row)
     contenders = [for_search(ours, row.images, row.beams, layout) for layout in options.layouts]
     calls = [peer_call(peer, row, pixels), *(our_call(model, row, pixels) for model in contenders)]
     (theirs, *own), same = race(calls, options)
@@ -186,8 +190,7 @@ def line(row: Row, peer: nn.Module, ours: Captioner, options: argparse.Namespace
 
 def rounded_line(row: Row, peer: nn.Module, ours: Captioner, options: argparse.Namespace) -> str:
     """The same with ours in bfloat16, which changes numbers: with the share of captions that stay what they were."""
-    torch.manual_seed(1)
-    pixels = torch.randn(row.images, 3, row.pixels, row.pixels)
+    pixels = images_of(row)
     short = deepcopy(ours).to(torch.bfloat16)
     calls = [peer_call(peer, row, pixels), our_call(short, row, pixels.bfloat16())]
     (theirs, own), _ = race(calls, options)

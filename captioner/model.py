@@ -3,6 +3,7 @@
 A transformers model: saved, loaded and generated with as users know it. Knows nothing about text or files.
 """
 
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -116,11 +117,9 @@ class Captioner(PreTrainedModel, GenerationMixin):
         unknown = sorted(set(further) - set(self.encoder_inputs))
         if unknown:
             raise TypeError(f"the encoders take {', '.join(self.encoder_inputs)}, but not {', '.join(unknown)}")
-        given = (pixel_values, image_mask, context_input_ids, context_attention_mask)
-        if torch.is_grad_enabled():  # whoever trains decides, since checkpoints compute again by torch's own
-            return self.encoder(*given, **further)
-        with wide_products(self.device):
-            return self.encoder(*given, **further)
+        # whoever trains decides how it multiplies, since checkpoints compute again by torch's own
+        with nullcontext() if torch.is_grad_enabled() else wide_products(self.device):
+            return self.encoder(pixel_values, image_mask, context_input_ids, context_attention_mask, **further)
 
     def decode(
         self,

@@ -78,7 +78,7 @@ class Subject:
         given = {"image": picture, "context": sample["context"] or None}
         own = {name: value for name, value in given.items() if name in self.model.config.modalities}
         further = {name: sample[name] for name in self.processor.further if sample.get(name) is not None}
-        if not caption or all(value is None for value in [*own.values(), *further.values()]):
+        if not caption or not (further or any(value is not None for value in own.values())):
             return None
         return look(self.model, self.processor, **own, caption=caption, further=further)
 

@@ -118,7 +118,6 @@ def train(settings: Settings, resume: bool = False) -> dict[str, float]:
         if last:
             break
     bad.report()
-    accelerator.wait_for_everyone()  # gloo's threads need the interpreter to let go of the last tensors they gathered
     accelerator.end_training()
     return keeper.best
 

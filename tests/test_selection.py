@@ -8,13 +8,13 @@ from hypothesis import strategies as st
 from captioner.selection import RUN, largest
 
 
-@given(st.integers(1, 12 * RUN), st.integers(1, 3), st.integers(0, 9))
-def test_runs_find_what_a_plain_top_k_finds(words, count, seed):
+@given(st.integers(1, 12 * RUN), st.integers(1, 8), st.integers(0, 9), st.sampled_from([8, RUN]))
+def test_runs_find_what_a_plain_top_k_finds(words, count, seed, run):
     scores = torch.randn(2, 3, words, generator=torch.Generator().manual_seed(seed)).masked_fill(
         torch.arange(words) % 7 == seed, -torch.inf
     )
     count = min(count, words)
-    values, tokens = largest(scores, count)
+    values, tokens = largest(scores, count, run)
     assert torch.equal(values, scores.topk(count).values)
     assert torch.equal(scores.gather(-1, tokens), values)
     assert all(len(set(row)) == count for row in tokens.flatten(0, 1).tolist())
