@@ -21,7 +21,7 @@ SHARDED = '''
 
 import sys
 
-from accelerate import Accelerator, DistributedType
+from accelerate import Accelerator, DistributedType, PartialState
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
@@ -58,6 +58,7 @@ training.Accelerator = Sharding
 whole, half, parts = map(load_settings, sys.argv[1:])
 for settings, resume in ((whole, False), (half, False), (parts, True)):
     training.train(settings, resume)
+PartialState().destroy_process_group()
 '''
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from runs import launch
 from typer.testing import CliRunner
 
 from captioner.cli import app
@@ -175,6 +176,16 @@ def test_evaluate_captions_a_split_and_scores_it(model, tmp_path):
     expected = {name: f"{value:.4f}" for name, value in json.loads(scored.stdout).items()}
     for name, value in expected.items():
         assert any(name in line and value in line for line in result.output.splitlines())
+
+
+def test_two_processes_evaluate_as_one_does(model, tmp_path):
+    both, alone = tmp_path / "both.jsonl", tmp_path / "alone.jsonl"
+    options = ["--config", ROOT / "configs/scenes.yaml", "--num-workers", 0, "--output"]
+    command = ["evaluate", "data.limit=5", "generation.num_beams=1", "--model", model, *options]
+    launch("-m", "captioner", *map(str, [*command, both]))
+    assert run(*command, alone).exit_code == 0
+    assert len(lines(both)) == 5
+    assert lines(both) == lines(alone)
 
 
 @pytest.mark.parametrize(

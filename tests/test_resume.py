@@ -48,6 +48,7 @@ training.train(load_settings(sys.argv[1]))
 """
 TWO_PROCESSES = """
 import sys
+from accelerate import PartialState
 from captioner import training
 from captioner.settings import load_settings
 
@@ -70,6 +71,7 @@ try:
 except Stopped:
     training.Gradients = calm
     training.train(broken, resume=True)
+PartialState().destroy_process_group()
 """
 
 

@@ -219,6 +219,7 @@ data, accelerator = DataSettings(source="table", path=table, retrieve=store), Ac
 found = retrieved(load_split(data, "train"), data, load("scenes-separate")[0], 0, accelerator)
 with open(f"{output}.{accelerator.process_index}", "w") as file:
     json.dump([sample["context"] for sample in found], file)
+accelerator.end_training()
 """
 
 
