@@ -196,7 +196,7 @@ def _lay_out(model: Captioner, images: int, beams: int, room: Room) -> None:
     for block in model.decoder.blocks:
         size = sum(_bytes(part) for part in block.modules() if type(part) is nn.Linear)
         copy = layout if rows <= room.rows and size <= left else None
-        lean(block, held, copy)
+        lean(block, held, beams, copy)
         _replace(block, copy)
         left -= size if copy else 0
 

@@ -13,9 +13,11 @@ from transformers import EncoderDecoderCache
 
 from .attention import Attention, CrossAttention, Joint, cached, silence
 from .attention_kinds import Softmax
+from .blocks import Blocks, attend, in_blocks
 from .positions import Rotation, rotate
 from .self_attention import SelfAttention
 
+MANY = 2**18  # numbers in all keys of a layer
 Merge = Callable[[Sequence[nn.Linear]], nn.Module | None]
 
 
@@ -80,19 +82,20 @@ def _products(query: Tensor, turned: Tensor, values: Tensor, added: Tensor | Non
 class LeanCrossAttention(CrossAttention):
     """`CrossAttention` in plain products, and without keys and values where they are large.
 
-    Keys are held turned, (B, H, d, S): few queries meet them faster so. Without keys and values queries meet the states
-    themselves, which is more work for every query and holds nothing:
+    Several queries meet many keys fastest in blocks, others where keys are held turned, (B, H, d, S). Without keys and
+    values queries meet the states themselves, which is more work for every query and holds nothing:
     q·(W_k s + b_k) = (W_kᵀ q)·s + q·b_k, whose last term is the same for all s, so the softmax does not see it;
     Σ p (W_v s + b_v) = W_v Σ p s + b_v, since the shares p sum to 1.
 
     Args:
         room: bytes of keys and values that may be held.
+        captions: of an image, in most steps.
     """
 
-    def __init__(self, attention: CrossAttention, room: int):
+    def __init__(self, attention: CrossAttention, room: int, captions: int):
         nn.Module.__init__(self)
         vars(self).update(vars(attention))
-        self.room = room
+        self.room, self.captions = room, captions
 
     def forward(self, x: Tensor, states: Tensor, mask: Tensor, cache: EncoderDecoderCache | None) -> Tensor:
         """x (N, T, D), states (B, S, D_m), mask (B, S) → (N, T, D); rows with nothing to attend to are exactly 0."""
@@ -101,19 +104,26 @@ class LeanCrossAttention(CrossAttention):
         if not held and 2 * states[..., 0].numel() * self.key.out_features * states.element_size() > self.room:
             y = self._absorb(x, states, hidden)
         else:
-            y = self._attend_to_held(x, *cached(cache, self.entry, lambda: self._turned(states)), hidden)
+            folded = x.reshape(len(states), -1, x.shape[-1])
+            y = self._attend_to_held(folded, *cached(cache, self.entry, lambda: self._hold(states, hidden)), hidden)
         return (y if hidden is None else silence(y, mask)).reshape(x.shape)
 
-    def _turned(self, states: Tensor) -> tuple[Tensor, Tensor]:
-        """States (B, S, D_m) → keys (B, H, d, S) and values (B, H, S, d)."""
+    def _hold(self, states: Tensor, hidden: Tensor | None) -> tuple[Tensor | Blocks, Tensor | Blocks]:
+        """States (B, S, D_m) → keys and values in blocks, or keys (B, H, d, S) and values (B, H, S, d)."""
         keys, values = self.keys_and_values(states)
+        if self.captions > 1 and keys.numel() >= MANY:
+            return in_blocks(keys, values, hidden, self.captions)
         return keys.transpose(2, 3).contiguous(), values.contiguous()
 
-    def _attend_to_held(self, x: Tensor, turned: Tensor, values: Tensor, hidden: Tensor | None) -> Tensor:
-        """x (N, T, D) → (B, G·T, D)."""
-        query = self.heads(self.query(x.reshape(len(values), -1, x.shape[-1])))
+    def _attend_to_held(
+        self, x: Tensor, keys: Tensor | Blocks, values: Tensor | Blocks, hidden: Tensor | None
+    ) -> Tensor:
+        """x (B, G·T, D) → (B, G·T, D)."""
+        query = self.query(x)
+        if isinstance(keys, Blocks):
+            return self.output(attend(query, keys, values))
         added = None if hidden is None else hidden[:, None, None] * torch.finfo(x.dtype).min
-        return self.output(_products(query, turned, values, added).transpose(1, 2).flatten(2))
+        return self.output(_products(self.heads(query), keys, values, added).transpose(1, 2).flatten(2))
 
     def _absorb(self, x: Tensor, states: Tensor, hidden: Tensor | None) -> Tensor:
         """The same without keys and values."""
@@ -131,25 +141,25 @@ class LeanCrossAttention(CrossAttention):
         return self.output(attended + self.value.bias).view(len(states), -1, x.shape[-1])
 
 
-def lean(module: nn.Module, room: int, merge: Merge | None = None) -> None:
+def lean(module: nn.Module, room: int, captions: int, merge: Merge | None = None) -> None:
     """Replace every attention in a module by its lean form, and dropout by nothing.
 
     Attention of another kind than softmax, or with adapters on its projections, stays as it is; so does what `Joint`
     takes apart.
 
     Args:
-        room: as of `LeanCrossAttention`.
+        room, captions: as of `LeanCrossAttention`.
         merge: as of `LeanSelfAttention`.
     """
     for name, part in list(module.named_children()):
         if type(part) is SelfAttention:
             setattr(module, name, LeanSelfAttention(part, merge if _plain(part) else None))
         elif type(part) is CrossAttention and type(part.kind) is Softmax and _plain(part):
-            setattr(module, name, LeanCrossAttention(part, room))
+            setattr(module, name, LeanCrossAttention(part, room, captions))
         elif type(part) is nn.Dropout:
             setattr(module, name, nn.Identity())
         elif type(part) is not Joint:
-            lean(part, room, merge)
+            lean(part, room, captions, merge)
 
 
 def _plain(attention: Attention) -> bool:

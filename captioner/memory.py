@@ -5,10 +5,11 @@ Knows nothing about where states come from or how they are attended to.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
-from transformers.cache_utils import DynamicCache, EncoderDecoderCache
+from transformers.cache_utils import Cache, DynamicCache, DynamicLayer, EncoderDecoderCache
 from transformers.modeling_outputs import ModelOutput
 
 
@@ -65,6 +66,15 @@ class Memory(ModelOutput):
         )
 
 
+class HeldLayer(DynamicLayer):
+    """What one layer of attention holds of the memory: written once, as it was given."""
+
+    def update(self, key_states: Any, value_states: Any, *args: object, **kwargs: object) -> tuple[Any, Any]:
+        """Two tensors (B, H, ·, ·) or `Blocks` → themselves."""
+        self.keys, self.values, self.is_initialized = key_states, value_states, True
+        return self.keys, self.values
+
+
 class SharedMemoryCache(EncoderDecoderCache):
     """Keys and values during generation: N rows for self-attention, B rows for the memory.
 
@@ -72,9 +82,9 @@ class SharedMemoryCache(EncoderDecoderCache):
     """
 
     @classmethod
-    def around(cls, cache: EncoderDecoderCache | None = None) -> "SharedMemoryCache":
-        """Keep a cache's self-attention part (new without one) and start with no keys of the memory."""
-        return cls(DynamicCache() if cache is None else cache.self_attention_cache, DynamicCache())
+    def around(cls, cache: Cache | None = None) -> "SharedMemoryCache":
+        """Take a cache for self-attention (new without one) and start with no keys of the memory."""
+        return cls(DynamicCache() if cache is None else cache, Cache(layer_class_to_replicate=HeldLayer))
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
         """Follow the beams; `beam_idx` (N,) are rows of the self-attention cache."""

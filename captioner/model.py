@@ -243,7 +243,7 @@ class Captioner(PreTrainedModel, GenerationMixin):
         super()._prepare_cache_for_generation(generation_config, model_kwargs, *args, **kwargs)
         cache = model_kwargs.get("cache")
         if isinstance(cache, EncoderDecoderCache) and not isinstance(cache, SharedMemoryCache):
-            model_kwargs["cache"] = SharedMemoryCache.around(cache)
+            model_kwargs["cache"] = SharedMemoryCache.around(cache.self_attention_cache)
 
 
 AutoConfig.register(CaptionerConfig.model_type, CaptionerConfig, exist_ok=True)

@@ -12,9 +12,10 @@ from typing import Protocol
 
 import torch
 from torch import Tensor
-from transformers.cache_utils import Cache, CacheLayerMixin, DynamicCache
+from transformers.cache_utils import Cache, CacheLayerMixin
 
 from .attention import CROSS_BACKENDS
+from .blocks import Blocks
 from .memory import Memory, SharedMemoryCache
 from .model import Captioner
 
@@ -45,8 +46,10 @@ class Leaving:
         """The remaining images of a memory, in their new order."""
         return memory.select(self._rows)
 
-    def in_place(self, x: Tensor) -> Tensor:
+    def in_place(self, x: Tensor | Blocks) -> Tensor | Blocks:
         """The remaining rows of x (B, …) in x itself: only rows that change their place are copied."""
+        if isinstance(x, Blocks):
+            return x.select(self._rows)
         if len(self._free):
             x[self._free] = x[self._moved]
         return x[: self.count]
@@ -120,7 +123,7 @@ class CaptionerStepper:
     def __init__(self, model: Captioner, memory: Memory, captions: int, slots: int):
         self.model, self.memory = model, Memory(states=memory.states, masks=memory.masks)
         layers = [SlotLayer(slots) for _ in range(model.config.decoder.num_layers)]
-        self.cache = SharedMemoryCache(Cache(layers=layers), DynamicCache())
+        self.cache = SharedMemoryCache.around(Cache(layers=layers))
         like = {"dtype": model.dtype, "device": model.device}
         room = (memory.batch_size, captions, slots)
         self.past = torch.full(room, -torch.inf, **like)  # what is added to scores: 0 where a caption sees

@@ -5,7 +5,7 @@ import torch
 from conftest import tiny_batch
 from conftest import tiny_captioner as tied_captioner
 
-from captioner import layouts
+from captioner import layouts, lean
 from captioner.attention import MODES
 from captioner.decoding import SearchOptions, search
 from captioner.layouts import LAYOUTS, Direct, LayoutError, Packed, Transposed, for_search
@@ -26,6 +26,7 @@ needs_onednn = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reas
 @pytest.fixture(autouse=True)
 def tiny_matrices_count_as_middling(monkeypatch):
     monkeypatch.setattr(layouts, "SMALL", 0)
+    monkeypatch.setattr(lean, "MANY", 0)
 
 
 def tiny_captioner(*mode, **decoder):
@@ -64,6 +65,18 @@ def test_the_size_of_matrices_and_the_amount_of_work_change_no_caption(monkeypat
     memory = model.encode(**tiny_batch(samples=images)[0])
     fast = for_search(model, images, beams, layout)
     assert captions(fast, memory, SEARCHES[beams]) == captions(model, memory, SEARCHES[beams])
+
+
+@needs_onednn
+@pytest.mark.parametrize("layout", ["auto", "fast"])
+@pytest.mark.parametrize("batch", BATCHES, ids=str)
+def test_how_many_keys_there_are_changes_no_caption(monkeypatch, layout, batch):
+    model, (images, beams) = tiny_captioner(), batch
+    memory = model.encode(**tiny_batch(samples=images)[0])
+    expected = captions(model, memory, SEARCHES[beams])
+    for many in (0, 2**18):
+        monkeypatch.setattr(lean, "MANY", many)
+        assert captions(for_search(model, images, beams, layout), memory, SEARCHES[beams]) == expected
 
 
 @needs_onednn
@@ -123,7 +136,7 @@ def test_keys_and_values_of_the_memory_are_held_only_where_the_layout_has_room(l
 
 @needs_onednn
 def test_a_row_with_nothing_to_attend_to_gets_exactly_nothing_without_keys_and_values():
-    attention = LeanCrossAttention(parts(tiny_captioner(), torch.nn.Module)[0].blocks[0].cross_attention.attention, 0)
+    attention = LeanCrossAttention(tiny_captioner().decoder.blocks[0].cross_attention.attention, 0, 1)
     states, mask = torch.randn(2, 7, attention.key.in_features), torch.tensor([[False] * 7, [True] * 7])
     y = attention(torch.randn(6, 1, attention.query.in_features), states, mask, None)
     assert (y[:3] == 0).all()

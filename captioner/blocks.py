@@ -1,0 +1,82 @@
+"""Keys and values of a memory in oneDNN's blocks, for several captions of an image on a CPU; knows no decoder.
+
+One convolution over single pixels multiplies all images and heads: a matrix of an image and head is a group of it, and
+the captions' positions are its pixels. So keys and values are read once for all captions of an image, at the speed of
+memory. Shape letters: B, S, H as in every file; R = G·T, rows of queries of an image; d, the width of a head.
+"""
+
+from copy import copy
+
+import torch
+from torch import Tensor
+
+PIXELS = ([0, 0], [1, 1], [1, 1])  # padding, stride and dilation of a convolution over single pixels
+
+
+class Blocks:
+    """A matrix (out, in) for every image and head.
+
+    Args:
+        matrices: (B, H, out, in), in fp32 on a CPU.
+        added: (B, H, out), added to each row of products; None: nothing.
+        rows: R that is expected; any is taken.
+    """
+
+    def __init__(self, matrices: Tensor, added: Tensor | None, rows: int):
+        self.shape, self.added, self.rows = matrices.shape, added, rows
+        self.groups = self.shape[:2].numel()
+        kernels = matrices.reshape(-1, self.shape[-1], 1, 1)
+        image = [1, self.groups * self.shape[-1], 1, rows]
+        self.kernels = torch.ops.mkldnn._reorder_convolution_weight(kernels, *PIXELS, self.groups, image)
+        self.places: Tensor | None = None
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the matrices."""
+        return self.kernels.nbytes
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """x (R, B, H, in), contiguous → (R, B, H, out)."""
+        image = x.view(1, 1, len(x), -1).permute(0, 3, 1, 2)
+        added = None if self.added is None else self.added.flatten()
+        y = torch.ops.mkldnn._convolution_pointwise(image, self.kernels, added, *PIXELS, self.groups, "none", [], "")
+        return y.permute(0, 2, 3, 1).view(*x.shape[:-1], self.shape[2])
+
+    def select(self, images: Tensor) -> "Blocks":
+        """The same for some images, (B') long, in their order.
+
+        While more than half are left, all blocks stay, and `places` says where those of an image lie.
+        """
+        places = images if self.places is None else self.places[images]
+        if 2 * len(places) > self.shape[0]:
+            chosen = copy(self)
+            chosen.places = places
+            return chosen
+        matrices = self.kernels.to_dense().view(self.shape).index_select(0, places)
+        return Blocks(matrices, None if self.added is None else self.added.index_select(0, places), self.rows)
+
+
+def in_blocks(keys: Tensor, values: Tensor, hidden: Tensor | None, rows: int) -> tuple[Blocks, Blocks]:
+    """What `attend` reads.
+
+    Args:
+        keys, values: (B, H, S, d).
+        hidden: (B, S), True for states that nothing attends to; None: there are none.
+        rows: R that is expected.
+    """
+    added = None
+    if hidden is not None:
+        added = (hidden * torch.finfo(keys.dtype).min)[:, None].expand(keys.shape[:3])
+    return Blocks(keys, added, rows), Blocks(values.transpose(2, 3), None, rows)
+
+
+def attend(query: Tensor, keys: Blocks, values: Blocks) -> Tensor:
+    """softmax(q·k / √d) v over states that are not hidden: query (B, R, H·d) → (B, R, H·d)."""
+    blocks, heads, _, width = keys.shape
+    asked = (query * width**-0.5).transpose(0, 1).unflatten(-1, (heads, width)).contiguous()
+    if keys.places is not None:
+        asked = asked.new_zeros(len(asked), blocks, heads, width).index_copy_(1, keys.places, asked)
+    seen = values(keys(asked).softmax(-1))
+    if keys.places is not None:
+        seen = seen.index_select(1, keys.places)
+    return seen.flatten(2).transpose(0, 1)
