@@ -11,8 +11,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from transformers.activations import GELUActivation, GELUTanh
 
 from .attention import CrossAttention, Joint
+from .blocks import PIXELS
+from .decoder import FeedForward
 from .lean import Merge, lean
 from .model import Captioner
 from .products import by_onednn, onednn_is_wider
@@ -21,7 +24,7 @@ UNLIMITED = 2**63
 SMALL, LARGE = 2**18, 2**20  # numbers in a matrix
 MUCH = 2**29  # multiplications
 FEW = 5  # rows
-POINTWISE = ([0, 0], [1, 1], [1, 1], 1)  # padding, stride, dilation and groups of a convolution over single pixels
+GELU = {GELUActivation: "none", GELUTanh: "tanh"}  # which of oneDNN's formulas
 
 
 class Room(NamedTuple):
@@ -94,20 +97,27 @@ class Packed(nn.Module):
         self.pointwise = rows == 1 or matrix.numel() > LARGE
         if self.pointwise:
             pixels = [1, self.in_features, 1, rows]
-            self.blocks = torch.ops.mkldnn._reorder_convolution_weight(matrix[:, :, None, None], *POINTWISE, pixels)
+            self.blocks = torch.ops.mkldnn._reorder_convolution_weight(matrix[:, :, None, None], *PIXELS, 1, pixels)
         else:
             self.blocks = torch.ops.mkldnn._reorder_linear_weight(matrix, rows)
+        self.after: nn.Module = nn.Identity()
+        self.fused: tuple = ("none", [], "")
 
     @staticmethod
     def pays(parts: Sequence[nn.Linear]) -> bool:
         """For all but small ones."""
         return sum(part.weight.numel() for part in parts) >= SMALL
 
+    def then(self, gelu: nn.Module) -> None:
+        """Apply a function of `GELU` to what was multiplied, before it is written."""
+        self.after, self.fused = gelu, ("gelu", [], GELU[type(gelu)])
+
     def forward(self, x: Tensor) -> Tensor:
         """(…, in) → (…, out)."""
         count = x.shape[:-1].numel()
         if not self.rows / 2 < count <= self.rows:
-            return torch.cat([part(x) for part in self.parts], dim=-1) if len(self.parts) > 1 else self.parts[0](x)
+            several = [part(x) for part in self.parts]
+            return self.after(torch.cat(several, dim=-1) if len(several) > 1 else several[0])
         rows = x.reshape(count, -1)
         if count < self.rows:
             rows = F.pad(rows, (0, 0, 0, self.rows - count))
@@ -115,12 +125,12 @@ class Packed(nn.Module):
         return multiply(rows)[:count].view(*x.shape[:-1], self.out_features)
 
     def _as_rows(self, rows: Tensor) -> Tensor:
-        return by_onednn(rows, self.blocks, self.bias)
+        return torch.ops.mkldnn._linear_pointwise(rows, self.blocks, self.bias, *self.fused)
 
     def _as_pixels(self, rows: Tensor) -> Tensor:
         """The rows are the pixels of one image."""
         image = rows.view(1, 1, self.rows, self.in_features).permute(0, 3, 1, 2)
-        y = torch.ops.mkldnn._convolution_pointwise(image, self.blocks, self.bias, *POINTWISE, "none", [], "")
+        y = torch.ops.mkldnn._convolution_pointwise(image, self.blocks, self.bias, *PIXELS, 1, *self.fused)
         return y.permute(0, 2, 3, 1).view(self.rows, self.out_features)
 
 
@@ -222,3 +232,6 @@ def _replace(module: nn.Module, copy: Merge | None) -> None:
             setattr(module, name, _laid_out(part, None if name in once else copy))
         elif not isinstance(part, Joint | Transposed | Packed | Direct):
             _replace(part, copy)
+    if isinstance(module, FeedForward) and type(module[0]) is Packed and type(module[1]) in GELU:
+        module[0].then(module[1])
+        module[1] = nn.Identity()

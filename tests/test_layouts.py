@@ -90,6 +90,20 @@ def test_every_family_of_decoders_keeps_its_captions(family, layout):
 
 
 @needs_onednn
+@pytest.mark.parametrize("large", [0, 2**20])
+@pytest.mark.parametrize(("name", "within"), [("gelu", True), ("gelu_new", True), ("relu", False)])
+def test_gelu_is_computed_within_the_product(monkeypatch, name, within, large):
+    monkeypatch.setattr(layouts, "LARGE", large)
+    model = tiny_captioner(activation=name)
+    fast, x = for_search(model, 3, 4, "fast"), torch.randn(12, 1, model.config.decoder.hidden_size)
+    for block, own in zip(model.decoder.blocks, fast.decoder.blocks, strict=True):
+        assert isinstance(own.feed_forward[1], torch.nn.Identity) == within
+        for rows in (x, x[:2]):
+            with torch.no_grad():
+                torch.testing.assert_close(own.feed_forward(rows), block.feed_forward(rows), rtol=1e-5, atol=1e-6)
+
+
+@needs_onednn
 @pytest.mark.parametrize("tied", [True, False])
 @pytest.mark.parametrize("images", [1, 5, 40])
 def test_a_batch_of_another_size_than_expected_is_captioned_too(images, tied):
