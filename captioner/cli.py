@@ -123,8 +123,6 @@ def evaluate(
     writable(report, "--report")
     if compare and report is None:
         fail("`--compare` adds captioners to a page; name the page with `--report`", code=2)
-    from accelerate import PartialState
-
     from .ablation import ablate as run_ablations
     from .adopt import load
     from .bad_data import BadData
@@ -164,7 +162,6 @@ def evaluate(
                 *loaded(), samples, settings.generation, watch=partial(progress, description="ablating"), **options
             )
         )
-    PartialState().destroy_process_group()  # else its threads may still hold what was gathered when Python ends
 
 
 @app.command()

@@ -59,10 +59,14 @@ class Processes:
 
         return reduce(torch.tensor(values, dtype=torch.float64, device=self.state.device), "sum").tolist()
 
-    def end(self) -> None:
-        """Leave the process group."""
-        if self._state is not None and self.count > 1:
-            self._state.destroy_process_group()
+
+def leave() -> None:
+    """Leave the process group, if there is one: else its threads may hold what was gathered while Python ends."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        from torch import distributed
+
+        if distributed.is_available() and distributed.is_initialized():
+            distributed.destroy_process_group()
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 from rich.markup import escape
 
+from .processes import leave
 from .progress import errors
 
 ModelOption = Annotated[str, typer.Option("--model", "-m", help="A shipped name, a directory or a Hub repository.")]
@@ -27,16 +28,18 @@ OutputOption = Annotated[Path | None, typer.Option("--output", "-o", help="JSONL
 
 
 def teaching(command: Callable) -> Callable:
-    """Turn mistakes that the package explains into one line and exit code 2."""
+    """Turn mistakes that the package explains into one line and exit code 2; several processes part at the end."""
 
     @wraps(command)
-    def checked(*args: Any, **kwargs: Any) -> Any:
+    def checked(*args: Any, **kwargs: Any) -> None:
         try:
-            return command(*args, **kwargs)
+            command(*args, **kwargs)
         except ValueError as error:
             if not type(error).__module__.startswith("captioner."):
                 raise
+            leave()
             fail(str(error), code=2)
+        leave()
 
     return checked
 
