@@ -13,6 +13,7 @@ from types import FrameType
 from typing import Any
 
 GRACE = 2.0  # seconds in which repeated signals are the same one: launchers send Ctrl-C on to those who have it already
+PARTING = 0.3  # seconds
 PATIENCE = timedelta(days=30)  # processes wait for each other however different their shares are
 
 
@@ -61,12 +62,17 @@ class Processes:
 
 
 def leave() -> None:
-    """Leave the process group, if there is one: else its threads may hold what was gathered while Python ends."""
+    """Leave the process group, if there is one, at the end of all work.
+
+    Its threads end with it, unless weights spread over the processes still hold it. Then they need a moment: one that
+    lets go of what it gathered while Python ends would abort the process.
+    """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         from torch import distributed
 
         if distributed.is_available() and distributed.is_initialized():
             distributed.destroy_process_group()
+        time.sleep(PARTING)
 
 
 @contextmanager

@@ -21,11 +21,12 @@ SHARDED = '''
 
 import sys
 
-from accelerate import Accelerator, DistributedType, PartialState
+from accelerate import Accelerator, DistributedType
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
 from captioner import training
+from captioner.processes import leave
 from captioner.settings import load_settings
 
 
@@ -58,7 +59,7 @@ training.Accelerator = Sharding
 whole, half, parts = map(load_settings, sys.argv[1:])
 for settings, resume in ((whole, False), (half, False), (parts, True)):
     training.train(settings, resume)
-PartialState().destroy_process_group()
+leave()
 '''
 
 

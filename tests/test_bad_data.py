@@ -37,8 +37,8 @@ EXPECTED = {
 }
 STOPS = """
 import sys
-from accelerate import PartialState
 from captioner import training
+from captioner.processes import leave
 from captioner.settings import load_settings
 from captioner.sources import DataError
 
@@ -50,7 +50,7 @@ except DataError as error:
     assert "samples of training cannot be used" in str(error), error
 else:
     raise AssertionError("nothing stopped the run")
-PartialState().destroy_process_group()
+leave()
 """
 
 

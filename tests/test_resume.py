@@ -48,8 +48,8 @@ training.train(load_settings(sys.argv[1]))
 """
 TWO_PROCESSES = """
 import sys
-from accelerate import PartialState
 from captioner import training
+from captioner.processes import leave
 from captioner.settings import load_settings
 
 class Stopped(RuntimeError):
@@ -71,7 +71,7 @@ try:
 except Stopped:
     training.Gradients = calm
     training.train(broken, resume=True)
-PartialState().destroy_process_group()
+leave()
 """
 
 

@@ -212,6 +212,7 @@ import json, sys
 from accelerate import Accelerator
 from captioner import load
 from captioner.data import load_split
+from captioner.processes import leave
 from captioner.retrieval import retrieved
 from captioner.settings import DataSettings
 table, store, output = sys.argv[1:]
@@ -219,7 +220,7 @@ data, accelerator = DataSettings(source="table", path=table, retrieve=store), Ac
 found = retrieved(load_split(data, "train"), data, load("scenes-separate")[0], 0, accelerator)
 with open(f"{output}.{accelerator.process_index}", "w") as file:
     json.dump([sample["context"] for sample in found], file)
-accelerator.end_training()
+leave()
 """
 
 
