@@ -15,7 +15,7 @@ from .cli_attend import attend
 from .cli_caption import caption
 from .cli_convert import convert
 from .cli_index import index
-from .progress import console, progress, say
+from .progress import is_first_process, progress, say, show
 from .settings import Settings, SettingsError, load_settings
 from .terminal import (
     BatchOption,
@@ -147,7 +147,7 @@ def evaluate(
         result = run(*loaded(), samples, settings.generation, watch=watch, borrowed=borrowed, **options)
     else:
         result = run_report([model, *(compare or [])], samples, settings.generation, report, progress, **options)
-    if output is not None:
+    if output is not None and is_first_process():
         write(
             ({"id": r["id"], "caption": r["caption"], "captions": r["captions"]} for r in result.records),
             output,
@@ -199,7 +199,7 @@ def show_scores(scores: dict[str, float]) -> None:
     table = Table("metric", "score")
     for name, value in scores.items():
         table.add_row(name, f"{value:.4f}")
-    console.print(table)
+    show(table)
 
 
 def show_rows(rows: dict[str, dict[str, float]]) -> None:
@@ -209,7 +209,7 @@ def show_rows(rows: dict[str, dict[str, float]]) -> None:
     table = Table(Column(no_wrap=True), *next(iter(rows.values())))
     for name, scores in rows.items():
         table.add_row(name, *(f"{value:.3f}" for value in scores.values()))
-    console.print(table)
+    show(table)
 
 
 def main() -> None:

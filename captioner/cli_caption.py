@@ -20,7 +20,7 @@ from .inputs import Inputs, Texts, find_inputs, find_texts
 from .jobs import Job, Summary, Target, merge
 from .journal import WriteError, encode
 from .outputs import Sidecars, write_records
-from .processes import Processes, leave, stopping
+from .processes import Processes, stopping
 from .progress import progress, say, watching
 from .settings import DataSettings, GenerationSettings, load_settings
 from .showing import dressed, lines
@@ -157,7 +157,6 @@ def _run(job: Job, start: Callable[[int], "Captioning"], processes: Processes, a
         mine = job.plan()
         processes.wait()
         done, speed = _work(job, mine, start, processes, around)
-        leave()
         if done < job.left:
             _leave(job)
         if processes.rank == 0:

@@ -13,6 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from .files import replacing
 from .inputs import InputError, Inputs, Item
 from .journal import Journal, Located, Place, Tally, WriteError, digest
 from .outputs import COLUMNS, OutputError, Sidecars, check_format, read_records, write_records
@@ -257,7 +258,8 @@ def _publish(journal: Journal, located: Located, target: Target, settings: dict[
     else:
         target.errors_file.unlink(missing_ok=True)
     try:
-        target.settings_file.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+        with replacing(target.settings_file) as unfinished:
+            unfinished.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
     except OSError as error:
         raise WriteError(f"cannot write {target.settings_file}: {error.strerror}") from error
 

@@ -15,6 +15,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
+from .files import replacing
+
 try:
     import fcntl
 except ImportError:  # Windows has no advisory locks
@@ -259,14 +261,11 @@ class Journal:
                     offset += len(line)
 
     def _replace(self, file: Path, lines: Iterable[bytes]) -> None:
-        unfinished = file.with_name(f"{file.name}.{os.getpid()}.tmp")
         try:
             self.folder.mkdir(exist_ok=True)
-            with unfinished.open("wb") as handle:
+            with replacing(file) as unfinished, unfinished.open("wb") as handle:
                 handle.writelines(lines)
-            unfinished.replace(file)
         except OSError as error:
-            unfinished.unlink(missing_ok=True)
             raise WriteError(f"cannot write {file}: {error.strerror}") from error
 
 

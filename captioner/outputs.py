@@ -7,11 +7,13 @@ import csv
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from .files import replacing
 from .journal import WriteError, encode
 
 COLUMNS = ("image", "caption", "captions", "score", "scores", "context", "error")
@@ -110,7 +112,8 @@ def write_records(records: Iterable[Record], output: Path, columns: Sequence[str
     Raises:
         WriteError: disk full, no permission, …; what was there before is still there.
     """
-    _replace(output, lambda unfinished: WRITERS[output.suffix.lower()](records, unfinished, columns))
+    with _writing(output) as unfinished:
+        WRITERS[output.suffix.lower()](records, unfinished, columns)
 
 
 def read_records(output: Path) -> Iterator[Record]:
@@ -130,16 +133,12 @@ def read_records(output: Path) -> Iterator[Record]:
         raise OutputError(f"{output} is there, but not as captions ({error}); {remedy}") from error
 
 
-def _replace(file: Path, write: Callable[[Path], Any]) -> None:
-    """Write beside a file, then put the new one in its place."""
-    unfinished = file.with_name(f".{file.name}.tmp")
+@contextmanager
+def _writing(file: Path) -> Iterator[Path]:
     try:
-        write(unfinished)
-        with unfinished.open("rb") as written:
-            os.fsync(written.fileno())
-        unfinished.replace(file)
+        with replacing(file) as unfinished:
+            yield unfinished
     except OSError as error:
-        unfinished.unlink(missing_ok=True)
         raise WriteError(f"cannot write {file}: {error.strerror or error}") from error
 
 
@@ -185,4 +184,5 @@ class Sidecars:
         Raises:
             WriteError: it could not be written.
         """
-        _replace(path, lambda unfinished: unfinished.write_text(text, encoding="utf-8", errors="surrogateescape"))
+        with _writing(path) as unfinished:
+            unfinished.write_text(text, encoding="utf-8", errors="surrogateescape")

@@ -67,7 +67,7 @@ def leave() -> None:
     Its threads end with it, unless weights spread over the processes still hold it. Then they need a moment: one that
     lets go of what it gathered while Python ends would abort the process.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if Processes().count > 1:
         from torch import distributed
 
         if distributed.is_available() and distributed.is_initialized():

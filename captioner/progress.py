@@ -86,6 +86,12 @@ def watching(description: str, total: int, finished: Callable[[], int]) -> Itera
         yield
 
 
+def show(result: RenderableType) -> None:
+    """Print a result on the first process."""
+    if is_first_process():
+        console.print(result)
+
+
 def _length(items: Iterable) -> int | None:
     return len(items) if hasattr(items, "__len__") else None
 

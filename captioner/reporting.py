@@ -14,6 +14,7 @@ from .adopt import load
 from .cards import Answer, Card
 from .charts import read_log, series
 from .evaluation import Evaluation, evaluate, exact_match
+from .files import replacing
 from .images import open_image
 from .looking import Look, look
 from .metrics import score_per_image
@@ -117,7 +118,8 @@ def report(
                 **options,
             )
     if is_first_process():
-        page.write_text(render(_page(subjects, samples)), encoding="utf-8")
+        with replacing(page) as unfinished:
+            unfinished.write_text(render(_page(subjects, samples)), encoding="utf-8")
     return subjects[0].whole
 
 

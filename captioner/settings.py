@@ -12,6 +12,8 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, NonNegativeInt, PositiveInt, ValidationError
 
+from .files import replacing
+
 NEAR_DUPLICATE = 0.99  # cosine of features
 
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -174,7 +176,8 @@ class Settings(Section):
 
     def save(self, path: Path) -> None:
         """Write these settings as YAML, so that a run can be repeated from its output directory."""
-        path.write_text(yaml.safe_dump(self.model_dump(), sort_keys=False, allow_unicode=True))
+        with replacing(path) as unfinished:
+            unfinished.write_text(yaml.safe_dump(self.model_dump(), sort_keys=False, allow_unicode=True))
 
 
 def load_settings(path: str | Path | None = None, overrides: Sequence[str] = ()) -> Settings:

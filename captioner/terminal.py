@@ -4,14 +4,17 @@ Exit codes: 0 done, 1 the work failed in part or whole, 2 the command was used w
 """
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.markup import escape
 
+from .files import replacing
 from .processes import leave
 from .progress import errors
 
@@ -33,15 +36,24 @@ def teaching(command: Callable) -> Callable:
     @wraps(command)
     def checked(*args: Any, **kwargs: Any) -> None:
         try:
-            command(*args, **kwargs)
-        except ValueError as error:
-            if not type(error).__module__.startswith("captioner."):
-                raise
+            with _explained():
+                command(*args, **kwargs)
+        except typer.Exit:
             leave()
-            fail(str(error), code=2)
+            raise
         leave()
 
     return checked
+
+
+@contextmanager
+def _explained() -> Iterator[None]:
+    try:
+        yield
+    except ValueError as error:
+        if not type(error).__module__.startswith("captioner."):
+            raise
+        fail(str(error), code=2)
 
 
 def fail(message: str, code: int) -> NoReturn:
@@ -64,23 +76,26 @@ def quiet() -> None:
 
 
 def writable(path: Path | None, option: str = "--output") -> None:
-    """Refuse an output that could not be written, before any work is done."""
+    """Refuse an output that could not be written, before any work is done.
+
+    Several processes may ask at once: none makes the file that another would then find.
+    """
     if path is None:
         return
-    if path.is_dir():
-        fail(f"`{option}` is the folder {path}; name a file in it", code=2)
-    if not path.parent.is_dir():
-        fail(f"`{option}` is in {path.parent}, which is no folder; make it first", code=2)
-    existed = path.exists()
     try:
-        path.open("a").close()
+        if path.is_dir():
+            fail(f"`{option}` is the folder {path}; name a file in it", code=2)
+        if not path.parent.is_dir():
+            fail(f"`{option}` is in {path.parent}, which is no folder; make it first", code=2)
+        if path.exists():
+            path.open("a").close()
+        if path.is_file() or not path.exists():
+            TemporaryFile(dir=path.parent).close()
     except OSError as error:
         fail(f"cannot write to `{option}` {path}: {error.strerror}", code=2)
-    if not existed:
-        path.unlink()
 
 
 def write(records: Iterable[dict[str, Any]], output: Path) -> None:
     """Write records to a file, a line of JSON each."""
-    with output.open("w", encoding="utf-8") as file:
+    with replacing(output) as unfinished, unfinished.open("w", encoding="utf-8") as file:
         file.writelines(json.dumps(record, ensure_ascii=False) + "\n" for record in records)

@@ -42,8 +42,9 @@ def losses(directory):
 
 
 def launch(*arguments):
-    """Run a script on two processes of this CPU."""
+    """Run a script on two processes of this CPU; what they print."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", *arguments]
     environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.returncode == 0, done.stderr[-10_000:]
+    return done.stdout

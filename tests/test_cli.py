@@ -182,7 +182,8 @@ def test_two_processes_evaluate_as_one_does(model, tmp_path):
     both, alone = tmp_path / "both.jsonl", tmp_path / "alone.jsonl"
     options = ["--config", ROOT / "configs/scenes.yaml", "--num-workers", 0, "--output"]
     command = ["evaluate", "data.limit=5", "generation.num_beams=1", "--model", model, *options]
-    launch("-m", "captioner", *map(str, [*command, both]))
+    printed = launch("-m", "captioner", *map(str, [*command, both]))
+    assert printed.count("cider_d") == 1
     assert run(*command, alone).exit_code == 0
     assert len(lines(both)) == 5
     assert lines(both) == lines(alone)

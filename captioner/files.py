@@ -1,0 +1,31 @@
+"""Files that are there whole, or as they were before. Knows nothing about what is in them."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+NAMED = 40  # letters of a file's name that the name beside it repeats: no longer than file systems allow
+
+
+@contextmanager
+def replacing(file: Path) -> Iterator[Path]:
+    """A name to write to, beside a file; when all is written and on the disk, it takes the file's place at once.
+
+    What is no file, such as a terminal or a pipe, is written to as it is; a link goes on to lead to its file.
+
+    Raises:
+        OSError: it could not be written; the file is as it was.
+    """
+    if file.exists() and not file.is_file():
+        yield file
+        return
+    file = file.resolve()
+    unfinished = file.with_name(f".{file.name[:NAMED]}.{os.getpid()}.tmp")
+    try:
+        yield unfinished
+        with unfinished.open("rb") as written:
+            os.fsync(written.fileno())
+        unfinished.replace(file)
+    finally:
+        unfinished.unlink(missing_ok=True)
