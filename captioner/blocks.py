@@ -10,7 +10,7 @@ from copy import copy
 import torch
 from torch import Tensor
 
-PIXELS = ([0, 0], [1, 1], [1, 1])  # padding, stride and dilation of a convolution over single pixels
+from .products import by_pixels, pixel_blocks
 
 
 class Blocks:
@@ -25,9 +25,7 @@ class Blocks:
     def __init__(self, matrices: Tensor, added: Tensor | None, rows: int):
         self.shape, self.added, self.rows = matrices.shape, added, rows
         self.groups = self.shape[:2].numel()
-        kernels = matrices.reshape(-1, self.shape[-1], 1, 1)
-        image = [1, self.groups * self.shape[-1], 1, rows]
-        self.kernels = torch.ops.mkldnn._reorder_convolution_weight(kernels, *PIXELS, self.groups, image)
+        self.kernels = pixel_blocks(matrices.reshape(-1, self.shape[-1]), rows, self.groups)
         self.places: Tensor | None = None
 
     @property
@@ -37,10 +35,9 @@ class Blocks:
 
     def __call__(self, x: Tensor) -> Tensor:
         """x (R, B, H, in), contiguous → (R, B, H, out)."""
-        image = x.view(1, 1, len(x), -1).permute(0, 3, 1, 2)
         added = None if self.added is None else self.added.flatten()
-        y = torch.ops.mkldnn._convolution_pointwise(image, self.kernels, added, *PIXELS, self.groups, "none", [], "")
-        return y.permute(0, 2, 3, 1).view(*x.shape[:-1], self.shape[2])
+        y = by_pixels(x.flatten(1), self.kernels, added, self.groups)
+        return y.view(*x.shape[:-1], self.shape[2])
 
     def select(self, images: Tensor) -> "Blocks":
         """The same for some images, (B') long, in their order.

@@ -14,17 +14,16 @@ from torch.nn import functional as F
 from transformers.activations import GELUActivation, GELUTanh
 
 from .attention import CrossAttention, Joint
-from .blocks import PIXELS
 from .decoder import FeedForward
 from .lean import Merge, lean
 from .model import Captioner
-from .products import by_onednn, onednn_is_wider
+from .products import by_onednn, by_pixels, onednn_is_wider, pixel_blocks
 
 UNLIMITED = 2**63
 SMALL, LARGE = 2**18, 2**20  # numbers in a matrix
 MUCH = 2**29  # multiplications
 FEW = 5  # rows
-GELU = {GELUActivation: "none", GELUTanh: "tanh"}  # which of oneDNN's formulas
+GELU = {GELUActivation: "none", GELUTanh: "tanh"}  # their formulas, as `F.gelu` calls them
 
 
 class Room(NamedTuple):
@@ -58,10 +57,12 @@ class Transposed(nn.Module):
     Args:
         parts: the maps.
         rows: for which it is meant; it takes any.
+        gelu: the formula of one that follows; None: nothing does.
     """
 
-    def __init__(self, parts: Sequence[nn.Linear], rows: int):
+    def __init__(self, parts: Sequence[nn.Linear], rows: int, gelu: str | None = None):
         super().__init__()
+        self.gelu = gelu
         self.bias = _side_by_side([part.bias for part in parts])
         self.matrix = _side_by_side([part.weight for part in parts]).t().contiguous().t()
 
@@ -72,7 +73,7 @@ class Transposed(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(…, in) → (…, out)."""
-        return F.linear(x, self.matrix, self.bias)
+        return _activated(F.linear(x, self.matrix, self.bias), self.gelu)
 
 
 class Packed(nn.Module):
@@ -86,76 +87,71 @@ class Packed(nn.Module):
     Args:
         parts: the maps.
         rows: for which it is made.
+        gelu: the formula of one that follows, computed before the product is written; None: nothing follows.
     """
 
-    def __init__(self, parts: Sequence[nn.Linear], rows: int):
+    def __init__(self, parts: Sequence[nn.Linear], rows: int, gelu: str | None = None):
         super().__init__()
-        self.parts, self.rows = nn.ModuleList(map(Direct, parts)), rows
+        self.parts, self.rows, self.gelu = nn.ModuleList(Direct(part, gelu) for part in parts), rows, gelu
         self.bias = _side_by_side([part.bias for part in parts])
         matrix = _side_by_side([part.weight for part in parts])
         self.out_features, self.in_features = matrix.shape
         self.pointwise = rows == 1 or matrix.numel() > LARGE
         if self.pointwise:
-            pixels = [1, self.in_features, 1, rows]
-            self.blocks = torch.ops.mkldnn._reorder_convolution_weight(matrix[:, :, None, None], *PIXELS, 1, pixels)
+            self.blocks = pixel_blocks(matrix, rows)
         else:
             self.blocks = torch.ops.mkldnn._reorder_linear_weight(matrix, rows)
-        self.after: nn.Module = nn.Identity()
-        self.fused: tuple = ("none", [], "")
 
     @staticmethod
     def pays(parts: Sequence[nn.Linear]) -> bool:
         """For all but small ones."""
         return sum(part.weight.numel() for part in parts) >= SMALL
 
-    def then(self, gelu: nn.Module) -> None:
-        """Apply a function of `GELU` to what was multiplied, before it is written."""
-        self.after, self.fused = gelu, ("gelu", [], GELU[type(gelu)])
-
     def forward(self, x: Tensor) -> Tensor:
         """(…, in) → (…, out)."""
         count = x.shape[:-1].numel()
         if not self.rows / 2 < count <= self.rows:
             several = [part(x) for part in self.parts]
-            return self.after(torch.cat(several, dim=-1) if len(several) > 1 else several[0])
+            return torch.cat(several, dim=-1) if len(several) > 1 else several[0]
         rows = x.reshape(count, -1)
         if count < self.rows:
             rows = F.pad(rows, (0, 0, 0, self.rows - count))
-        multiply = self._as_pixels if self.pointwise else self._as_rows
-        return multiply(rows)[:count].view(*x.shape[:-1], self.out_features)
-
-    def _as_rows(self, rows: Tensor) -> Tensor:
-        return torch.ops.mkldnn._linear_pointwise(rows, self.blocks, self.bias, *self.fused)
-
-    def _as_pixels(self, rows: Tensor) -> Tensor:
-        """The rows are the pixels of one image."""
-        image = rows.view(1, 1, self.rows, self.in_features).permute(0, 3, 1, 2)
-        y = torch.ops.mkldnn._convolution_pointwise(image, self.blocks, self.bias, *PIXELS, 1, *self.fused)
-        return y.permute(0, 2, 3, 1).view(self.rows, self.out_features)
+        multiply = by_pixels if self.pointwise else by_onednn
+        y = multiply(rows, self.blocks, self.bias, gelu=self.gelu)
+        return y[:count].view(*x.shape[:-1], self.out_features)
 
 
 class Direct(nn.Module):
-    """A linear map multiplied from where its matrix lies, without a copy: by oneDNN, or from the left, W·xᵀ."""
+    """A linear map multiplied from where its matrix lies, without a copy: by oneDNN, or from the left, W·xᵀ.
 
-    def __init__(self, linear: nn.Linear):
+    Args:
+        linear: the map.
+        gelu: the formula of one that follows; None: nothing does.
+    """
+
+    def __init__(self, linear: nn.Linear, gelu: str | None = None):
         super().__init__()
-        self.weight, self.bias = linear.weight, linear.bias
+        self.weight, self.bias, self.gelu = linear.weight, linear.bias, gelu
         self.out_features = linear.out_features
 
     def forward(self, x: Tensor) -> Tensor:
         """(…, in) → (…, out), which need not be contiguous."""
         count = x.shape[:-1].numel()
         if not self._from_the_left(count):
-            return by_onednn(x, self.weight, self.bias)
+            return by_onednn(x, self.weight, self.bias, self.gelu)
         columns = x.reshape(count, -1).t()
         y = self.weight @ columns if self.bias is None else torch.addmm(self.bias[:, None], self.weight, columns)
-        return y.t().unflatten(0, x.shape[:-1])
+        return _activated(y.t(), self.gelu).unflatten(0, x.shape[:-1])
 
     def _from_the_left(self, rows: int) -> bool:
         """For few rows, and where oneDNN is not the wider also for more, unless there is most to do."""
         if onednn_is_wider():
             return 1 < rows <= FEW and self.weight.shape[0] > self.weight.shape[1]
         return rows > 1 and rows * self.weight.numel() <= MUCH
+
+
+def _activated(x: Tensor, gelu: str | None) -> Tensor:
+    return x if gelu is None else F.gelu(x, approximate=gelu)
 
 
 def _side_by_side(parts: Sequence[Tensor | None]) -> Tensor | None:
@@ -215,23 +211,25 @@ def _bytes(linear: nn.Linear) -> int:
     return linear.weight.numel() * linear.weight.element_size()
 
 
-def _copy(layout: type[Transposed | Packed], rows: int, parts: Sequence[nn.Linear]) -> nn.Module | None:
-    """Maps of one input in a layout; None where it does not pay."""
-    return layout(parts, rows) if layout.pays(parts) else None
+def _copy(
+    layout: type[Transposed | Packed], rows: int, parts: Sequence[nn.Linear], gelu: str | None = None
+) -> nn.Module | None:
+    """Maps of one input, and the GELU after them, in a layout; None where it does not pay."""
+    return layout(parts, rows, gelu) if layout.pays(parts) else None
 
 
-def _laid_out(linear: nn.Linear, copy: Merge | None) -> nn.Module:
-    return (copy([linear]) if copy else None) or Direct(linear)
+def _laid_out(linear: nn.Linear, copy: Merge | None, gelu: str | None = None) -> nn.Module:
+    return (copy([linear], gelu=gelu) if copy else None) or Direct(linear, gelu)
 
 
 def _replace(module: nn.Module, copy: Merge | None) -> None:
     """Lay out all that is multiplied; without copies of what makes keys and values of a memory, once in a search."""
     once = ("key", "value") if isinstance(module, CrossAttention) else ()
+    if isinstance(module, FeedForward) and type(module[1]) in GELU:
+        module[0] = _laid_out(module[0], copy, GELU[type(module[1])])
+        module[1] = nn.Identity()
     for name, part in list(module.named_children()):
         if type(part) is nn.Linear:
             setattr(module, name, _laid_out(part, None if name in once else copy))
         elif not isinstance(part, Joint | Transposed | Packed | Direct):
             _replace(part, copy)
-    if isinstance(module, FeedForward) and type(module[0]) is Packed and type(module[1]) in GELU:
-        module[0].then(module[1])
-        module[1] = nn.Identity()

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 LEAST = 2**22  # multiplications: smaller products are left to torch
+PIXELS = ([0, 0], [1, 1], [1, 1])  # padding, stride and dilation of a convolution over single pixels
 
 
 @cache
@@ -43,9 +44,35 @@ def product(x: Tensor, weight: Tensor) -> Tensor:
     return by_onednn(x, weight) if onednn_is_wider() and x.numel() else x @ weight.t()
 
 
-def by_onednn(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """x (…, in) and weight (out, in) or oneDNN's blocks of it, in fp32 on a CPU → (…, out); without gradients."""
-    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+def by_onednn(x: Tensor, weight: Tensor, bias: Tensor | None = None, gelu: str | None = None) -> Tensor:
+    """x (…, in) and weight (out, in) or oneDNN's blocks of it, in fp32 on a CPU → (…, out); without gradients.
+
+    `gelu`: the formula, as in `F.gelu`, of one that is applied before anything is written; None: nothing is.
+    """
+    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, *_then(gelu))
+
+
+def pixel_blocks(matrices: Tensor, rows: int, groups: int = 1) -> Tensor:
+    """Matrices (groups·out, in), one below the other, in the blocks that `by_pixels` reads, for so many rows."""
+    image = [1, groups * matrices.shape[1], 1, rows]
+    return torch.ops.mkldnn._reorder_convolution_weight(matrices[:, :, None, None], *PIXELS, groups, image)
+
+
+def by_pixels(
+    x: Tensor, blocks: Tensor, bias: Tensor | None = None, groups: int = 1, gelu: str | None = None
+) -> Tensor:
+    """x (R, groups·in), contiguous, and `pixel_blocks` → (R, groups·out), each group times its own matrix.
+
+    The rows are the pixels of one image, and a convolution over single pixels multiplies them.
+    """
+    image = x.view(1, 1, *x.shape).permute(0, 3, 1, 2)
+    y = torch.ops.mkldnn._convolution_pointwise(image, blocks, bias, *PIXELS, groups, *_then(gelu))
+    return y.permute(0, 2, 3, 1).view(len(x), -1)
+
+
+def _then(gelu: str | None) -> tuple[str, list, str]:
+    """What oneDNN does with a product before it writes it."""
+    return ("none", [], "") if gelu is None else ("gelu", [], gelu)
 
 
 class _WideProducts(TorchFunctionMode):

@@ -90,12 +90,13 @@ def test_every_family_of_decoders_keeps_its_captions(family, layout):
 
 
 @needs_onednn
+@pytest.mark.parametrize("layout", ["small", "fast"])
 @pytest.mark.parametrize("large", [0, 2**20])
 @pytest.mark.parametrize(("name", "within"), [("gelu", True), ("gelu_new", True), ("relu", False)])
-def test_gelu_is_computed_within_the_product(monkeypatch, name, within, large):
+def test_gelu_is_computed_within_the_product(monkeypatch, name, within, large, layout):
     monkeypatch.setattr(layouts, "LARGE", large)
     model = tiny_captioner(activation=name)
-    fast, x = for_search(model, 3, 4, "fast"), torch.randn(12, 1, model.config.decoder.hidden_size)
+    fast, x = for_search(model, 3, 4, layout), torch.randn(12, 1, model.config.decoder.hidden_size)
     for block, own in zip(model.decoder.blocks, fast.decoder.blocks, strict=True):
         assert isinstance(own.feed_forward[1], torch.nn.Identity) == within
         for rows in (x, x[:2]):
