@@ -12,11 +12,12 @@ import fsspec
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from datasets import Features, Image, IterableDataset, List, load_dataset_builder
+from datasets import Features, Image, IterableDataset, List
 from datasets.packaged_modules.webdataset.webdataset import base_plus_ext
 
 from .rows import DataError
 from .settings import DataSettings
+from .tars import builder_of
 
 READ_AHEAD = 16  # rows of a shard at once
 
@@ -57,7 +58,8 @@ def _list_tar(file: Any, id_column: str | None) -> Listed:
     return Listed([len(keys)], pa.array(keys, pa.string()) if id_column == "__key__" else None)
 
 
-LISTS: dict[str, Callable[[Any, str | None], Listed]] = {"parquet": _list_parquet, "webdataset": _list_tar}
+# by the names of their builders
+LISTS: dict[str, Callable[[Any, str | None], Listed]] = {"parquet": _list_parquet, "tars": _list_tar}
 
 
 @dataclass
@@ -90,7 +92,7 @@ class Shards:
         Raises:
             DataError: files of another kind.
         """
-        builder = load_dataset_builder(path)
+        builder = builder_of(path)
         if builder.name not in LISTS:
             raise DataError(
                 f"`data.streaming` reads Parquet files and WebDataset tars, but {path} holds {builder.name}; convert "

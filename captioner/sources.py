@@ -12,11 +12,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from datasets import Dataset, Features, Value, load_dataset_builder, load_from_disk
+from datasets import Dataset, Features, Value, load_from_disk
 from datasets.exceptions import DatasetsError
 
 from .rows import Cells, DataError, Rows, embedded_rows, file_rows, folders, holds_paths, with_modalities
 from .settings import DataSettings
+from .tars import builder_of
 from .wording import one_line, some
 
 USUAL_COLUMNS = {
@@ -150,14 +151,17 @@ def _read_repository(settings: DataSettings, split: str) -> Rows:
 
 
 def load_repository(path: str, split: str) -> Dataset:
-    """One split of a saved dataset, of a folder that datasets reads, or of a Hub repository."""
+    """One split of a saved dataset, of a folder that datasets reads, or of a Hub repository.
+
+    What is inside a column there becomes a column: `json` that holds `title`, the column `json.title`.
+    """
     if any(Path(path, name).is_file() for name in ("dataset_dict.json", "state.json")):
         saved = load_from_disk(path)
         splits = {"train": saved} if isinstance(saved, Dataset) else saved
         return splits[choose_split(split, splits, path)]
-    builder = load_dataset_builder(path)
+    builder = builder_of(path)
     builder.download_and_prepare()
-    return builder.as_dataset(split if split == "all" else choose_split(split, builder.info.splits, path))
+    return builder.as_dataset(split if split == "all" else choose_split(split, builder.info.splits, path)).flatten()
 
 
 def read_json(file: Path) -> Any:

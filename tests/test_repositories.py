@@ -9,7 +9,7 @@ import datasets
 import pytest
 from annotations import encoded, load, photos, refusal, repository, table, write
 
-from captioner import sources
+from captioner import tars
 from captioner.data import load_split
 from captioner.settings import DataSettings
 
@@ -96,7 +96,7 @@ def test_a_hub_name_reaches_the_hub(tmp_path, monkeypatch):
         raise ConnectionError("no\nnetwork")
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sources, "load_dataset_builder", builder)
+    monkeypatch.setattr(tars, "load_dataset_builder", builder)
     message = refusal("datasets", "owner/set")
     assert asked == ["owner/set"]
     assert re.search(
@@ -109,5 +109,5 @@ def test_a_hub_name_reaches_the_hub(tmp_path, monkeypatch):
 def test_what_the_hub_answers_is_read_like_a_folder(tmp_path, monkeypatch):
     columns = {"image": [encoded(tmp_path, "a.png")], "caption": ["a dog"]}
     folder = repository(tmp_path / "set", {"train": columns})
-    monkeypatch.setattr(sources, "load_dataset_builder", lambda path: datasets.load_dataset_builder(str(folder)))
+    monkeypatch.setattr(tars, "load_dataset_builder", lambda path: datasets.load_dataset_builder(str(folder)))
     assert table(load_split(DataSettings(path="owner/set"), "train")) == {"a.png": ["a dog"]}

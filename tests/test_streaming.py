@@ -21,6 +21,7 @@ from runs import settings as scene_settings
 from test_resume import KILLED, TWO_PROCESSES, same_files
 from torch.utils.data import DataLoader
 
+from captioner.bad_data import EMPTY
 from captioner.data import load_split
 from captioner.settings import DataSettings, SettingsError
 from captioner.shuffle_buffer import ShuffleBuffer
@@ -84,11 +85,11 @@ def tars(tmp_path_factory):
     return folder
 
 
-def write_tar(path, numbers):
+def write_tar(path, numbers, broken=()):
     with tarfile.open(path, "w") as archive:
         for number in numbers:
-            told = {"captions": captions(number), "title": f"about {number}"}
-            for suffix, content in (("png", png(number)), ("json", json.dumps(told).encode())):
+            told = json.dumps({"captions": captions(number), "title": f"about {number}"}).encode()
+            for suffix, content in (("png", png(number)), ("json", told[:-9] if number in broken else told)):
                 member = tarfile.TarInfo(f"k{number}.{suffix}")
                 member.size = len(content)
                 archive.addfile(member, io.BytesIO(content))
@@ -246,6 +247,21 @@ def test_two_processes_train_on_uneven_shards_and_continue_bit_for_bit(tmp_path,
     assert len(losses(tmp_path / "whole")) == 20  # 8 batches of each process are an epoch
     assert losses(tmp_path / "broken") == losses(tmp_path / "whole")
     same_files(tmp_path / "whole/checkpoint-20", tmp_path / "broken/checkpoint-20")
+
+
+@pytest.mark.parametrize("broken", [(0, 7), (20,), range(4)], ids=str)
+def test_what_cannot_be_decoded_in_a_tar_costs_only_its_own_row(tmp_path, broken):
+    write_tar(tmp_path / "train-001.tar", range(12, 24), broken)
+    write_tar(tmp_path / "train-000.tar", range(12), broken)
+    keys = {"id_column": "__key__", "context_column": "json.title", "max_bad_share": 0.5}
+    whole = [f"k{number}" for number in range(24) if number not in broken]
+    stream = open_stream(data(tmp_path, **keys), "train")
+    samples = [sample for piece in stream.pieces for sample in stream.read(piece)]
+    assert [sample["id"] for sample in samples if "bad" not in sample] == whole
+    assert [bad.kind for sample in samples for bad in sample.get("bad", [])] == [EMPTY] * len(broken)
+    table = load_split(data(tmp_path, **keys, streaming=False), "train")
+    assert table.texts["id"] == whole
+    assert [bad.id for bad in table.bad] == [f"k{number}" for number in broken]
 
 
 def test_tars_are_trained_on(tmp_path, tars):
