@@ -3,7 +3,7 @@
 import pytest
 import torch
 from conftest import VIT, tiny_batch, tiny_captioner, tiny_config
-from test_decoding import assert_equal_to_generate
+from searches import assert_equal_to_generate
 from torch.nn import functional as F
 
 from captioner import Captioner, Memory
