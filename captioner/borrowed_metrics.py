@@ -120,10 +120,11 @@ class BorrowedMetrics:
                     record |= {"clip_score": score, "ref_clip_score": both}
 
     def scores(self, records: list[dict[str, Any]]) -> dict[str, float]:
-        """Of a whole split, after `look`; CLIPScores are means over the samples with an image."""
+        """Of a whole split, after `look`; CLIPScores are means over the samples with an image, if there are any."""
         captions, references = [record["caption"] for record in records], [record["captions"] for record in records]
         scores = {name: java_score(name, captions, references) for name in self.java}
         for name in ("clip_score", "ref_clip_score") if self.clip is not None else ():
             values = [record[name] for record in records if name in record]
-            scores[name] = sum(values) / max(len(values), 1)
+            if values:
+                scores[name] = sum(values) / len(values)
         return scores

@@ -117,7 +117,10 @@ def evaluate(
     batch_size: BatchOption = 64,
     num_workers: WorkersOption = 2,
 ) -> None:
-    """Caption a split and score it with BLEU, ROUGE-L and CIDEr-D."""
+    """Caption a split and score it with BLEU, ROUGE-L and CIDEr-D.
+
+    `training.java_metrics=[meteor]` and `training.clip_model=…` add METEOR, SPICE and CLIPScore.
+    """
     settings = load_settings(config, [*(overrides or []), *retrieval(retrieve, neighbours)])
     writable(output)
     writable(report, "--report")
@@ -138,13 +141,13 @@ def evaluate(
     bad = BadData(settings.data.max_bad_share, None if output is None else output.with_suffix(".bad.jsonl"))
     bad.begin(split, samples)
     options = {"batch_size": batch_size, "workers": num_workers, "split": split, "task": settings.data.task}
+    options["borrowed"] = BorrowedMetrics(settings.training)
     loaded = cache(lambda: load(model))
     if settings.data.retrieve is not None:
         samples = retrieved(samples, settings.data, loaded()[0], num_workers)
     if report is None:
         watch = partial(progress, description="captioning")
-        borrowed = BorrowedMetrics(settings.training)
-        result = run(*loaded(), samples, settings.generation, watch=watch, borrowed=borrowed, **options)
+        result = run(*loaded(), samples, settings.generation, watch=watch, **options)
     else:
         result = run_report([model, *(compare or [])], samples, settings.generation, report, progress, **options)
     if output is not None and is_first_process():
@@ -206,9 +209,10 @@ def show_rows(rows: dict[str, dict[str, float]]) -> None:
     """Print rows of scores as one table."""
     from rich.table import Column, Table
 
-    table = Table(Column(no_wrap=True), *next(iter(rows.values())))
+    metrics = list(next(iter(rows.values())))
+    table = Table(Column(no_wrap=True), *metrics)
     for name, scores in rows.items():
-        table.add_row(name, *(f"{value:.3f}" for value in scores.values()))
+        table.add_row(name, *(f"{scores[metric]:.3f}" if metric in scores else "–" for metric in metrics))
     show(table)
 
 

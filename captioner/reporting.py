@@ -30,6 +30,10 @@ COLUMNS = {  # of the table, by the name of the score; a task has some of them
     "bleu_4": Column("scores", "BLEU-4", share=True),
     "rouge_l": Column("scores", "ROUGE-L", share=True),
     "exact_match": Column("scores", "exact match", share=True),
+    "meteor": Column("scores", "METEOR", share=True),
+    "spice": Column("scores", "SPICE", share=True),
+    "clip_score": Column("scores", "CLIPScore", share=False),
+    "ref_clip_score": Column("scores", "RefCLIPScore", share=False),
     "cider_d": Column("scores", "CIDEr-D", share=False),
 }
 CURVES = {
@@ -99,7 +103,7 @@ def report(
         samples: a split in the data schema.
         page: the HTML file.
         watch: wraps batches, given what they are for.
-        options: `batch_size`, `workers`, `split` and `task`, as in `evaluate`.
+        options: `batch_size`, `workers`, `split`, `task` and `borrowed`, as in `evaluate`.
 
     Returns:
         The first captioner's evaluation with everything.
@@ -129,8 +133,8 @@ def _page(subjects: Sequence[Subject], samples: Any) -> Page:
         title="captioner evaluation",
         heading=f"{len(samples)} samples, *{len(subjects)} captioner{'s' if len(subjects) > 1 else ''}*",
         intro=["What each captioner says with everything it can be given, and with each modality alone."],
-        about="Scores are fractions, but CIDEr-D runs from 0 to 10. Exact match is the share of "
-        "captions that equal one of their references.",
+        about="Scores are fractions, but CIDEr-D runs from 0 to 10 and CLIPScore from 0 to 2.5. Exact match is the "
+        "share of captions that equal one of their references.",
         columns=[COLUMNS[name] for name in scored],
         rows=[
             Row(subject.mode, given, [result.scores[name] for name in scored])

@@ -7,8 +7,10 @@ import pytest
 import torch
 from runs import lines, settings
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcessor, PreTrainedTokenizerFast
+from typer.testing import CliRunner
 
 from captioner.borrowed_metrics import PROMPT, BorrowedMetricError, ClipScore, java_score
+from captioner.cli import app
 from captioner.images import open_image
 from captioner.training import train
 
@@ -65,6 +67,17 @@ def test_validation_scores_with_clip_when_a_model_is_given(tmp_path, clip):
 
 
 @pytest.mark.skipif(shutil.which("java") is None, reason="needs Java")
+def test_a_page_and_ablations_have_the_scores_too_where_there_is_an_image(tmp_path, clip):
+    data = ["data.source=scenes", "data.limit=4", "generation.num_beams=1", f"training.clip_model={clip}"]
+    options = ["--model", "scenes-separate", "--num-workers", "0", "--report", str(tmp_path / "page.html"), "--ablate"]
+    done = CliRunner(env={"COLUMNS": "200"}).invoke(app, ["evaluate", *data, *options])
+    assert done.exit_code == 0, done.output
+    assert "RefCLIPScore" in (tmp_path / "page.html").read_text()
+    rows = {line.split("│")[1].strip(): line.split("│")[2:-1] for line in done.output.splitlines() if "│" in line}
+    assert [cell.strip() for cell in rows["image blanked"][-2:]] == ["–", "–"]
+    assert 0 <= float(rows["context blanked"][-1]) <= 2.5
+
+
 def test_meteor_of_a_caption_that_is_a_reference_is_one():
     pytest.importorskip("pycocoevalcap")
     assert java_score("meteor", ["A dog runs on grass."], [["a cow", "a dog runs on grass"]]) == pytest.approx(1.0)
