@@ -66,7 +66,6 @@ def test_validation_scores_with_clip_when_a_model_is_given(tmp_path, clip):
     assert best["ref_clip_score"] == max(line["ref_clip_score"] for line in validations)
 
 
-@pytest.mark.skipif(shutil.which("java") is None, reason="needs Java")
 def test_a_page_and_ablations_have_the_scores_too_where_there_is_an_image(tmp_path, clip):
     data = ["data.source=scenes", "data.limit=4", "generation.num_beams=1", f"training.clip_model={clip}"]
     options = ["--model", "scenes-separate", "--num-workers", "0", "--report", str(tmp_path / "page.html"), "--ablate"]
@@ -78,6 +77,7 @@ def test_a_page_and_ablations_have_the_scores_too_where_there_is_an_image(tmp_pa
     assert 0 <= float(rows["context blanked"][-1]) <= 2.5
 
 
+@pytest.mark.skipif(shutil.which("java") is None, reason="needs Java")
 def test_meteor_of_a_caption_that_is_a_reference_is_one():
     pytest.importorskip("pycocoevalcap")
     assert java_score("meteor", ["A dog runs on grass."], [["a cow", "a dog runs on grass"]]) == pytest.approx(1.0)
