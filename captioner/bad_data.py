@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from accelerate import PartialState
 from accelerate.utils import gather_object
 
-from .files import replacing
+from .files import put
 from .progress import say
 from .rows import DataError
 from .wording import some
@@ -130,8 +130,7 @@ class BadData:
         lines = ({"split": split, **bad._asdict()} for (split, *_), bad in self.known.items())
         text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
         self.file.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(self.file) as unfinished:
-            unfinished.write_text(text, encoding="utf-8")
+        put(self.file, text)
 
     def facts(self) -> list[list[Any]]:
         """What a restart must know."""

@@ -140,8 +140,10 @@ def evaluate(
     samples = load_split(settings.data, split)
     bad = BadData(settings.data.max_bad_share, None if output is None else output.with_suffix(".bad.jsonl"))
     bad.begin(split, samples)
-    options = {"batch_size": batch_size, "workers": num_workers, "split": split, "task": settings.data.task}
-    options["borrowed"] = BorrowedMetrics(settings.training)
+    options = {
+        "batch_size": batch_size, "workers": num_workers, "split": split, "task": settings.data.task,
+        "borrowed": BorrowedMetrics(settings.training),
+    }  # fmt: skip
     loaded = cache(lambda: load(model))
     if settings.data.retrieve is not None:
         samples = retrieved(samples, settings.data, loaded()[0], num_workers)

@@ -25,7 +25,7 @@ from .adopt import AdoptError, load, shipped_names
 from .cards import Answer, Card
 from .charts import read_log, series
 from .evaluation import evaluate, exact_match, score_records
-from .files import replacing
+from .files import put
 from .looking import look
 from .metrics import score_per_image
 from .model import Captioner
@@ -122,8 +122,7 @@ def run_demo(output: Path, scenes: int = 200, steps: int | None = None) -> None:
         cards=cards(unseen, trials),
         commands=commands,
     )
-    with replacing(output) as unfinished:
-        unfinished.write_text(render(page), encoding="utf-8")
+    put(output, render(page))
     farewell(output, commands)
 
 

@@ -29,3 +29,13 @@ def replacing(file: Path) -> Iterator[Path]:
         unfinished.replace(file)
     finally:
         unfinished.unlink(missing_ok=True)
+
+
+def put(file: Path, text: str) -> None:
+    """Write a text in UTF-8, whole or not at all.
+
+    Raises:
+        OSError: as `replacing`.
+    """
+    with replacing(file) as unfinished:
+        unfinished.write_text(text, encoding="utf-8")

@@ -13,9 +13,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from .files import replacing
+from .files import put
 from .inputs import InputError, Inputs, Item
-from .journal import Journal, Located, Place, Tally, WriteError, digest
+from .journal import Journal, Located, Place, Tally, digest, explaining
 from .outputs import COLUMNS, OutputError, Sidecars, check_format, read_records, write_records
 from .wording import some
 
@@ -257,11 +257,8 @@ def _publish(journal: Journal, located: Located, target: Target, settings: dict[
         write_records(journal.read(bad), target.errors_file)
     else:
         target.errors_file.unlink(missing_ok=True)
-    try:
-        with replacing(target.settings_file) as unfinished:
-            unfinished.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise WriteError(f"cannot write {target.settings_file}: {error.strerror}") from error
+    with explaining(target.settings_file):
+        put(target.settings_file, json.dumps(settings, indent=2) + "\n")
 
 
 def _columns(settings: dict[str, Any]) -> list[str]:

@@ -11,7 +11,7 @@ import os
 import shutil
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -33,6 +33,15 @@ class JournalError(ValueError):
 
 class WriteError(OSError):
     """A write that failed: disk full, permission revoked, …; what was written before is whole."""
+
+
+@contextmanager
+def explaining(file: Path) -> Iterator[None]:
+    """Turn what goes wrong while a file is written into a `WriteError` that names it."""
+    try:
+        yield
+    except OSError as error:
+        raise WriteError(f"cannot write {file}: {error.strerror or error}") from error
 
 
 class Place(NamedTuple):
@@ -261,12 +270,10 @@ class Journal:
                     offset += len(line)
 
     def _replace(self, file: Path, lines: Iterable[bytes]) -> None:
-        try:
+        with explaining(file):
             self.folder.mkdir(exist_ok=True)
             with replacing(file) as unfinished, unfinished.open("wb") as handle:
                 handle.writelines(lines)
-        except OSError as error:
-            raise WriteError(f"cannot write {file}: {error.strerror}") from error
 
 
 def digest(names: Sequence[str]) -> str:

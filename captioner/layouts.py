@@ -3,7 +3,7 @@
 What pays depends on the rows that are multiplied at once, images × beams; figures are in `benchmarks/README.md`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 from functools import partial
 from typing import NamedTuple
@@ -15,7 +15,7 @@ from transformers.activations import GELUActivation, GELUTanh
 
 from .attention import CrossAttention, Joint
 from .decoder import FeedForward
-from .lean import Merge, lean
+from .lean import lean
 from .model import Captioner
 from .products import by_onednn, by_pixels, onednn_is_wider, pixel_blocks
 
@@ -23,6 +23,7 @@ UNLIMITED = 2**63
 SMALL, LARGE = 2**18, 2**20  # numbers in a matrix
 MUCH = 2**29  # multiplications
 FEW = 5  # rows
+Copy = Callable[..., nn.Module | None]  # `_copy` of a layout for some rows
 GELU = {GELUActivation: "none", GELUTanh: "tanh"}  # their formulas, as `F.gelu` calls them
 
 
@@ -218,11 +219,11 @@ def _copy(
     return layout(parts, rows, gelu) if layout.pays(parts) else None
 
 
-def _laid_out(linear: nn.Linear, copy: Merge | None, gelu: str | None = None) -> nn.Module:
+def _laid_out(linear: nn.Linear, copy: Copy | None, gelu: str | None = None) -> nn.Module:
     return (copy([linear], gelu=gelu) if copy else None) or Direct(linear, gelu)
 
 
-def _replace(module: nn.Module, copy: Merge | None) -> None:
+def _replace(module: nn.Module, copy: Copy | None) -> None:
     """Lay out all that is multiplied; without copies of what makes keys and values of a memory, once in a search."""
     once = ("key", "value") if isinstance(module, CrossAttention) else ()
     if isinstance(module, FeedForward) and type(module[1]) in GELU:

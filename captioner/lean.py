@@ -18,7 +18,7 @@ from .positions import Rotation, rotate
 from .self_attention import SelfAttention
 
 MANY = 2**18  # numbers in all keys of a layer
-Merge = Callable[..., nn.Module | None]  # of linear maps of one input, and `gelu`, as `layouts` has them
+Merge = Callable[[Sequence[nn.Linear]], nn.Module | None]
 
 
 class LeanSelfAttention(SelfAttention):

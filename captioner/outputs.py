@@ -7,14 +7,13 @@ import csv
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from .files import replacing
-from .journal import WriteError, encode
+from .journal import WriteError, encode, explaining
 
 COLUMNS = ("image", "caption", "captions", "score", "scores", "context", "error")
 LISTS = {"captions": "string", "scores": "double"}
@@ -112,7 +111,7 @@ def write_records(records: Iterable[Record], output: Path, columns: Sequence[str
     Raises:
         WriteError: disk full, no permission, …; what was there before is still there.
     """
-    with _writing(output) as unfinished:
+    with explaining(output), replacing(output) as unfinished:
         WRITERS[output.suffix.lower()](records, unfinished, columns)
 
 
@@ -131,15 +130,6 @@ def read_records(output: Path) -> Iterator[Record]:
     except (ValueError, OSError, csv.Error) as error:
         remedy = "name another file, or give `--existing overwrite`"
         raise OutputError(f"{output} is there, but not as captions ({error}); {remedy}") from error
-
-
-@contextmanager
-def _writing(file: Path) -> Iterator[Path]:
-    try:
-        with replacing(file) as unfinished:
-            yield unfinished
-    except OSError as error:
-        raise WriteError(f"cannot write {file}: {error.strerror or error}") from error
 
 
 JOINED: dict[str, Callable[[str, str], str]] = {
@@ -184,5 +174,5 @@ class Sidecars:
         Raises:
             WriteError: it could not be written.
         """
-        with _writing(path) as unfinished:
+        with explaining(path), replacing(path) as unfinished:
             unfinished.write_text(text, encoding="utf-8", errors="surrogateescape")

@@ -20,7 +20,7 @@ from transformers.dynamic_module_utils import custom_object_save
 from transformers.utils import PushToHubMixin
 
 from .configuration import CaptionerConfig, input_names
-from .files import replacing
+from .files import put
 from .fitting import misfits
 from .further_inputs import FurtherInput, as_samples
 from .images import ImageSettings, open_image
@@ -249,8 +249,7 @@ class CaptionerProcessor(PushToHubMixin):
         state = self.to_dict()
         if self._auto_class is not None:
             custom_object_save(self, directory, config=state)
-        with replacing(directory / PROCESSOR_FILE) as unfinished:
-            unfinished.write_text(json.dumps(state, indent=2) + "\n", encoding="utf-8")
+        put(directory / PROCESSOR_FILE, json.dumps(state, indent=2) + "\n")
 
     @classmethod
     def register_for_auto_class(cls, auto_class: str = "AutoProcessor") -> None:

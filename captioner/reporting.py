@@ -14,7 +14,7 @@ from .adopt import load
 from .cards import Answer, Card
 from .charts import read_log, series
 from .evaluation import Evaluation, evaluate, exact_match
-from .files import replacing
+from .files import put
 from .images import open_image
 from .looking import Look, look
 from .metrics import score_per_image
@@ -122,8 +122,7 @@ def report(
                 **options,
             )
     if is_first_process():
-        with replacing(page) as unfinished:
-            unfinished.write_text(render(_page(subjects, samples)), encoding="utf-8")
+        put(page, render(_page(subjects, samples)))
     return subjects[0].whole
 
 

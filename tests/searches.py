@@ -25,6 +25,7 @@ ALONE = {  # what has no reference in `generate`
     "forced": {"num_beams": 4, "num_return_sequences": 2, "force_words_ids": [[7, 9], [5]]},
     "sampling": {"do_sample": True, "num_return_sequences": 4, "top_k": 12, "top_p": 0.95, "temperature": 1.4},
 }
+quiet = pytest.mark.filterwarnings("ignore:Unfeasible length", "ignore:Using the model-agnostic", "ignore:flex_att")
 every_mode = pytest.mark.parametrize(("conditioning", "fusion", "norm"), MODES_AND_NORMS)
 every_mode_once = pytest.mark.parametrize("mode", MODES, ids=str)
 

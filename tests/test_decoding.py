@@ -13,6 +13,7 @@ from searches import (
     every_mode_once,
     flat,
     log_probability,
+    quiet,
     reference,
     tiny_captioner,
 )
@@ -20,9 +21,7 @@ from searches import (
 from captioner.attention import MODES
 from captioner.decoding import SearchOptions, search
 
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:Unfeasible length", "ignore:Using the model-agnostic", "ignore:flex_att"
-)
+pytestmark = quiet
 
 
 @every_mode

@@ -15,6 +15,7 @@ from searches import (
     every_mode_once,
     flat,
     log_probability,
+    quiet,
     tiny_captioner,
     until_end,
 )
@@ -22,9 +23,7 @@ from searches import (
 from captioner.constraints import Phrases
 from captioner.decoding import SearchOptions, search
 
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:Unfeasible length", "ignore:Using the model-agnostic", "ignore:flex_att"
-)
+pytestmark = quiet
 
 
 # Sampling

@@ -5,7 +5,7 @@ import torch
 from conftest import tiny_batch
 from hypothesis import given
 from hypothesis import strategies as st
-from searches import ALONE, SEARCHES, every_mode_once, tiny_captioner
+from searches import ALONE, SEARCHES, every_mode_once, quiet, tiny_captioner
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers.generation.logits_process import NoRepeatNGramLogitsProcessor
 
@@ -14,9 +14,7 @@ from captioner.constraints import NoRepeatedNGrams
 from captioner.decoding import SearchError, SearchOptions, search
 from captioner.stepping import CaptionerStepper, Leaving
 
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:Unfeasible length", "ignore:Using the model-agnostic", "ignore:flex_att"
-)
+pytestmark = quiet
 
 
 class Asked(TorchDispatchMode):
