@@ -90,7 +90,7 @@ def writable(path: Path | None, option: str = "--output") -> None:
         if path.exists():
             path.open("a").close()
         if path.is_file() or not path.exists():
-            TemporaryFile(dir=path.parent).close()
+            TemporaryFile(dir=path.resolve().parent).close()  # where `replacing` writes
     except OSError as error:
         fail(f"cannot write to `{option}` {path}: {error.strerror}", code=2)
 

@@ -81,6 +81,14 @@ def test_asking_for_an_output_that_is_there_leaves_it_as_it_is(tmp_path):
     assert file.read_text() == "old"
 
 
+def test_a_link_is_asked_where_it_leads(tmp_path, capsys):
+    link = tmp_path / "captions.jsonl"
+    link.symlink_to(tmp_path / "no" / "captions.jsonl")
+    with pytest.raises(typer.Exit):
+        writable(link)
+    assert "No such file or directory" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("name", "why"), [("", "is the folder"), ("no/x", "which is no folder"), ("x" * 300, "File name too long")]
 )
