@@ -14,11 +14,11 @@ import torch
 from transformers import AutoConfig
 
 from captioner import load
-from captioner.demo import live_settings
-from captioner.encoders import text_encoder_class
+from captioner.base import GenerationSettings, Settings
 from captioner.evaluation import evaluate
+from captioner.model import text_encoder_class
+from captioner.pages.demo import live_settings
 from captioner.scenes import Scenes
-from captioner.settings import GenerationSettings, Settings
 from captioner.training import train
 
 FOLDER = Path(sys.argv[1])

@@ -19,8 +19,8 @@ from pathlib import Path
 
 import numpy as np
 
-from captioner.caption_store import CaptionStore, write_store
-from captioner.retrieval import neighbours
+from captioner.retrieval import CaptionStore, write_store
+from captioner.retrieval.retrieval import neighbours
 
 BATCH, QUERIES, WANTED = 1000, 512, 4
 CENTRES, SPREAD = 20_000, 0.7

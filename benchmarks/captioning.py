@@ -28,9 +28,9 @@ from speed import encoder_decoder
 from transformers import GPT2Tokenizer, VisionEncoderDecoderModel, ViTImageProcessor
 
 from captioner import load
-from captioner.captioning import Captioning
-from captioner.inputs import Item, find_inputs
-from captioner.settings import GenerationSettings
+from captioner.base import GenerationSettings
+from captioner.bulk import Captioning, find_inputs
+from captioner.bulk.inputs import Item
 
 TOKENS, BATCH, DISTINCT = 20, 8, 24
 LARGEST, SMALLEST = (4000, 3000), (1155, 866)  # 12 and 1 megapixels

@@ -13,11 +13,11 @@ from pathlib import Path
 import torch
 
 from captioner import load
-from captioner.configuration import FUSIONS
-from captioner.demo import live_settings
+from captioner.base import GenerationSettings, Settings
 from captioner.evaluation import evaluate
+from captioner.model.configuration import FUSIONS
+from captioner.pages.demo import live_settings
 from captioner.scenes import Scenes
-from captioner.settings import GenerationSettings, Settings
 from captioner.training import train
 
 FOLDER = Path(sys.argv[1])

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from captioner.adopt import assemble
+from captioner.base import Settings, load_settings
 from captioner.data import CaptionDataset, Collator, load_split
-from captioner.settings import Settings, load_settings
 from captioner.training import train
 
 DATA, FOLDER = sys.argv[1], Path(sys.argv[2])

@@ -13,7 +13,7 @@ import torch
 from speed import ROWS, SIZES, TOKENS, Row, start, table
 from torch.nn import functional as F
 
-from captioner.products import wide_products
+from captioner.cpu import wide_products
 
 VOCABULARY = {"base": 50_257, "small": 50_257, "blip": 30_524}
 BLIP = ((768, 12, 12), (768, 12, 12))

@@ -16,8 +16,9 @@ from pathlib import Path
 import torch
 from speed import ALLOCATOR, TOKENS, Row, both, images_of, our_call, peer_call, race, ratio, start, table
 
-from captioner.layouts import LAYOUTS, for_search
-from captioner.stepping import CaptionerStepper
+from captioner.cpu import for_search
+from captioner.cpu.layouts import LAYOUTS
+from captioner.search.stepping import CaptionerStepper
 
 IMAGES, BEAMS = 4, (1, 3, 5, 10)
 LARGE, FIRST = Row("base", 224, 8, 5), Row("base", 224, 1, 1)

@@ -21,9 +21,8 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from captioner.attention import CrossAttention
-from captioner.configuration import DecoderConfig
-from captioner.reduction import Resampler
+from captioner.model import CrossAttention, DecoderConfig
+from captioner.model.reduction import Resampler
 
 IMAGES, CAPTIONS, TOKENS, WIDTH, HEADS = 8, 5, 20, 512, 8
 LENGTHS = (50, 200, 800, 3200, 12800)

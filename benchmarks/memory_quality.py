@@ -14,10 +14,10 @@ from pathlib import Path
 import torch
 
 from captioner import load
-from captioner.demo import live_settings
+from captioner.base import GenerationSettings, Settings
 from captioner.evaluation import evaluate
+from captioner.pages.demo import live_settings
 from captioner.scenes import Scenes
-from captioner.settings import GenerationSettings, Settings
 from captioner.training import train
 
 STEPS, EVERY = 1500, 300

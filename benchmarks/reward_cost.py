@@ -10,9 +10,9 @@ import time
 
 import torch
 
-from captioner.self_critical import Reward
-from captioner.settings import load_settings
+from captioner.base import load_settings
 from captioner.training import train
+from captioner.training.self_critical import Reward
 
 STEPS = 20
 config, model, *changes = sys.argv[1:]

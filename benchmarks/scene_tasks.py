@@ -8,11 +8,11 @@ import sys
 from collections import defaultdict
 
 from captioner import load
-from captioner.ablation import KINDS
+from captioner.base import GenerationSettings
 from captioner.evaluation import evaluate, exact_match
-from captioner.scene_questions import SceneQuestions
-from captioner.scene_translations import SceneTranslations
-from captioner.settings import GenerationSettings
+from captioner.evaluation.ablation import KINDS
+from captioner.scenes.questions import SceneQuestions
+from captioner.scenes.translations import SceneTranslations
 
 COUNT = 1200
 TASKS = {  # the samples, and what the columns of the table part them by

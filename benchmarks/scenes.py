@@ -4,9 +4,9 @@ Every level, both modes, with both modalities and with each alone; test split an
 """
 
 from captioner import load
+from captioner.base import GenerationSettings
 from captioner.evaluation import evaluate
 from captioner.scenes import Scenes
-from captioner.settings import GenerationSettings
 
 CONDITIONS = {"image + context": None, "image only": "context", "context only": "image"}
 COUNT = 500

@@ -36,8 +36,9 @@ from transformers import (
 from transformers.modeling_outputs import BaseModelOutput
 
 from captioner import Captioner, load
-from captioner.decoding import SearchOptions, search
-from captioner.layouts import LAYOUTS, for_search
+from captioner.cpu import for_search
+from captioner.cpu.layouts import LAYOUTS
+from captioner.search import SearchOptions, search
 
 TOKENS = 20
 ALLOCATOR = {"MALLOC_TRIM_THRESHOLD_": "17179869184", "MALLOC_MMAP_THRESHOLD_": "17179869184"}

@@ -15,7 +15,7 @@ from accelerate import Accelerator
 from speed import both, race, ratio, start, table
 from torch import Tensor, nn
 
-from captioner.gradients import CrossEntropy, Gradients
+from captioner.training.gradients import CrossEntropy, Gradients
 
 IMAGES, CAPTIONS, TOKENS, SHORTEST = 8, 5, 20, 8
 ROWS = [

@@ -8,24 +8,24 @@ from typing import Any
 
 __version__ = "0.1.0"
 
-_HOMES = {
+_ROOMS = {
     "Captioner": "model",
-    "CaptionerConfig": "configuration",
-    "CaptionerProcessor": "processor",
-    "Memory": "memory",
-    "caption": "captioning",
-    "from_parts": "parts",
+    "CaptionerConfig": "model",
+    "CaptionerProcessor": "model",
+    "Memory": "model",
+    "caption": "bulk",
+    "from_parts": "adopt",
     "load": "adopt",
 }
 
-__all__ = [*_HOMES, "__version__"]
+__all__ = [*_ROOMS, "__version__"]
 
 
 def __getattr__(name: str) -> Any:
-    """Import a public name from its module the first time it is asked for."""
-    if name not in _HOMES:
-        raise AttributeError(f"module 'captioner' has no attribute {name!r}; it has {', '.join(_HOMES)}")
-    return getattr(import_module(f".{_HOMES[name]}", __name__), name)
+    """Import a public name from its room the first time it is asked for."""
+    if name not in _ROOMS:
+        raise AttributeError(f"module 'captioner' has no attribute {name!r}; it has {', '.join(_ROOMS)}")
+    return getattr(import_module(f".{_ROOMS[name]}", __name__), name)
 
 
 def __dir__() -> list[str]:

@@ -7,8 +7,8 @@ import datasets
 import pytest
 from PIL import Image
 
+from captioner.base import DataSettings
 from captioner.data import DataError, load_split
-from captioner.settings import DataSettings
 
 
 def photo(path: Path, colour: str = "red") -> Path:

@@ -17,9 +17,8 @@ from transformers import BertTokenizer, GPT2Tokenizer, masking_utils
 from transformers.integrations.flex_attention import WrappedFlexAttention
 
 from captioner import Captioner, CaptionerConfig, CaptionerProcessor
-from captioner.attention import MODES, Gate
-from captioner.images import ImageSettings
-from captioner.vocabulary import train_tokenizer
+from captioner.adopt.vocabulary import train_tokenizer
+from captioner.model import MODES, Gate, ImageSettings
 
 settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")

@@ -14,7 +14,7 @@ from transformers import (
 )
 
 from captioner import from_parts
-from captioner.vocabulary import train_tokenizer
+from captioner.adopt.vocabulary import train_tokenizer
 
 TEXTS = ["a small red dog left of the big blue cat", "two old boats under one bridge"]
 TOKENS = 30

@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from captioner.settings import load_settings
+from captioner.base import load_settings
 
 ROOT = Path(__file__).parent.parent
 TINY = [

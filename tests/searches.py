@@ -5,8 +5,8 @@ import torch
 from conftest import MODES_AND_NORMS
 from conftest import tiny_captioner as tied_captioner
 
-from captioner.attention import MODES
-from captioner.decoding import SearchOptions, search
+from captioner.model import MODES
+from captioner.search import SearchOptions, search
 
 EOS = 2
 SEARCHES = {

@@ -6,12 +6,10 @@ import numpy as np
 import torch
 from PIL import Image
 
-from captioner.caption_store import write_store
+from captioner.base import DataSettings
 from captioner.data import load_split
-from captioner.encoders import ImageEncoder
-from captioner.images import ImageSettings
-from captioner.settings import DataSettings
-from captioner.store_encoder import StoreEncoder
+from captioner.model import ImageEncoder, ImageSettings
+from captioner.retrieval import StoreEncoder, write_store
 
 TINY = {"name": "vit_tiny_patch16_224", "image_size": 32, "embed_dim": 16, "depth": 1, "num_heads": 2}
 COLOURS = ("red", "green", "blue", "yellow", "white", "black", "orange", "purple")

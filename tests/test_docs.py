@@ -32,12 +32,13 @@ from typer.main import get_command
 from typer.testing import CliRunner
 
 import captioner
-from captioner.adopt import DEFAULT_MODEL, SHIPPED
-from captioner.attention import MODES
-from captioner.cli import app
+from captioner.adopt import DEFAULT_MODEL
+from captioner.adopt.loading import SHIPPED
+from captioner.adopt.vocabulary import train_tokenizer
+from captioner.base import Settings, load_settings
+from captioner.cli.main import app
+from captioner.model import MODES
 from captioner.scenes import Scenes
-from captioner.settings import Settings, load_settings
-from captioner.vocabulary import train_tokenizer
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = ["README.md", "CONTRIBUTING.md", *(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md")))]

@@ -10,9 +10,21 @@ from pathlib import Path
 from . import bleu, cider_d, rouge_l, vqa_accuracy
 from .cider_d import CiderD, DocumentFrequencies
 from .inputs import check
+from .signatures import signature, training_signature
 from .tokenizer import tokenize
 
-__all__ = ["ANSWER_METRICS", "METRICS", "CiderD", "DocumentFrequencies", "path", "score", "score_per_image", "tokenize"]
+__all__ = [
+    "ANSWER_METRICS",
+    "METRICS",
+    "CiderD",
+    "DocumentFrequencies",
+    "path",
+    "score",
+    "score_per_image",
+    "signature",
+    "tokenize",
+    "training_signature",
+]
 
 METRICS: dict[str, Callable] = {"bleu": bleu.bleu, "rouge_l": rouge_l.rouge_l, "cider_d": cider_d.cider_d}
 ANSWER_METRICS: dict[str, Callable] = {"vqa_accuracy": vqa_accuracy.vqa_accuracy}  # of texts as they are written

@@ -1,0 +1,215 @@
+"""Change how a trained captioner is conditioned, and on what, without losing what it has learnt.
+
+How one mode's layers become another's is said in `branches.py`. The parameters of the cross-attention are new objects
+afterwards, so an optimiser made before is of no use.
+"""
+
+import warnings
+from copy import copy
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
+
+from ..base import one_line
+from ..model import MODES, CaptionerConfig, ImageSettings
+from .branches import take_over
+from .further_parts import further_inputs, further_shape
+from .parts import context_configuration, load_pretrained_parts, pretrained
+
+if TYPE_CHECKING:
+    from ..model import Captioner, CaptionerProcessor
+
+    Encoder = PreTrainedConfig | dict[str, Any] | str
+
+
+class SwitchError(ValueError):
+    """A change that a captioner cannot make; the message says which it can."""
+
+
+def switch_conditioning(model: "Captioner", conditioning: str, fusion: str | None = None) -> None:
+    """Change the conditioning mode in place; what each modality's attention and norm have learnt goes along.
+
+    Outputs stay as they are from concatenated to joint, back while the modalities are still tied, between serial and
+    gated, and wherever there is one modality. In post-norm blocks, gated leaves trained modalities without a gate:
+    gated branches have their norm first, so there, switching from open gates to another mode changes outputs.
+
+    Args:
+        conditioning, fusion: as in `CaptionerConfig`.
+
+    Warns:
+        UserWarning: outputs change, and why.
+
+    Raises:
+        SwitchError: an unknown mode.
+    """
+    config = model.config
+    asked = _changed(config, conditioning=conditioning, fusion=fusion)
+    if (asked.conditioning, asked.fusion) == (config.conditioning, config.fusion):
+        return
+    config.conditioning, config.fusion = asked.conditioning, asked.fusion
+    stay_ungated = config.fusion == "gated" and config.decoder.norm_position == "post"
+    config.decoder.ungated_modalities = config.modalities if stay_ungated else []
+    losses = _rebuild(model)
+    if losses:
+        to = config.fusion or config.conditioning
+        why = "; ".join(dict.fromkeys(losses))
+        warnings.warn(f"outputs change with the switch to {to}, train before use: {why}", stacklevel=3)
+
+
+def add_modality(
+    model: "Captioner",
+    name: str,
+    encoder: "Encoder",
+    processor: "CaptionerProcessor | None" = None,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+) -> None:
+    """Let a captioner of one modality attend to another through closed gates, so that no output changes at first.
+
+    The mode becomes separate/gated. What was trained keeps its weights and its norm's place and gets no gate.
+
+    Args:
+        name: "context", "image", or any other name for a further modality.
+        encoder: for a context, name or directory of a pretrained text encoder, or the configuration of a new one (a
+            dict has `model_type`); for an image, a timm name with weights from the Hub, or a dict as `from_parts`
+            takes it; for others, as `from_parts` takes `encoders`.
+        processor: the captioner's, which then makes the new input too.
+        tokenizer: of contexts; None: the pretrained encoder's, else that of captions.
+
+    Raises:
+        SwitchError: a modality that is already there or cannot be called so, or an encoder that does not fit the
+            processor.
+        PartsError: an encoder that cannot be loaded.
+    """
+    config = model.config
+    if name in config.modalities:
+        raise SwitchError(f"cannot add {name!r} to a captioner of {config.modalities}: it is there already")
+    if name == "image" and isinstance(encoder, str):
+        encoder = {"name": encoder.removeprefix("timm/"), "pretrained": True}
+    shape, inputs = NEWCOMERS.get(name, partial(_new_further, name))(encoder, tokenizer, config, processor)
+    changed = _changed(config, **_as_option(name, shape, config), conditioning="separate", fusion="gated")
+    if processor is not None:
+        _check(processor, inputs, changed)
+    donor = _donor(name, encoder, shape, model)
+    if config.fusion != "gated":
+        config.decoder.ungated_modalities = config.modalities
+    config.conditioning, config.fusion = changed.conditioning, changed.fusion
+    for option, value in _as_option(name, donor.config.shapes[name], config).items():
+        setattr(config, option, value)
+    config.modality_order = changed.modality_order
+    _move_in(model, donor, name)
+    _rebuild(model)
+    if processor is not None:
+        vars(processor).update(inputs)
+
+
+def _changed(config: CaptionerConfig, **changes: Any) -> CaptionerConfig:
+    """A checked copy of the configuration with changes."""
+    try:
+        return CaptionerConfig.from_dict(config.to_dict() | changes)
+    except ValueError as error:
+        raise SwitchError(one_line(error)) from error
+
+
+def _check(processor: "CaptionerProcessor", inputs: dict[str, Any], config: CaptionerConfig) -> None:
+    """Make sure that the processor, once it makes these inputs too, fits the captioner to be."""
+    candidate = copy(processor)
+    vars(candidate).update(inputs)
+    try:
+        candidate.check_model(config)
+    except ValueError as error:
+        raise SwitchError(str(error)) from error
+
+
+def _new_context(
+    encoder: "Encoder",
+    tokenizer: PreTrainedTokenizerBase | None,
+    config: CaptionerConfig,
+    processor: "CaptionerProcessor | None",
+) -> tuple[PreTrainedConfig, dict[str, Any]]:
+    """The configuration of a context encoder, and what the processor must know to feed it."""
+    if isinstance(encoder, str) and tokenizer is None:
+        tokenizer = pretrained(AutoTokenizer, encoder)
+    shape = context_configuration(encoder, config.decoder.vocab_size if tokenizer is None else len(tokenizer))
+    inputs = {"context_tokenizer": tokenizer}
+    positions = getattr(shape, "max_position_embeddings", None)
+    if processor is not None and positions is not None:
+        inputs["max_context_length"] = min(positions, processor.max_context_length)
+    return shape, inputs
+
+
+def _new_image(
+    encoder: "Encoder",
+    tokenizer: PreTrainedTokenizerBase | None,
+    config: CaptionerConfig,
+    processor: "CaptionerProcessor | None",
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The configuration of an image encoder, and what the processor must know to feed it."""
+    shape = {key: value for key, value in encoder.items() if key != "pretrained"}
+    return shape, {"image_settings": ImageSettings.for_encoder(shape)}
+
+
+def _new_further(
+    name: str,
+    encoder: "Encoder",
+    tokenizer: PreTrainedTokenizerBase | None,
+    config: CaptionerConfig,
+    processor: "CaptionerProcessor | None",
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The shape of a further encoder, and what the processor must know to feed it."""
+    shape = further_shape(encoder)
+    if processor is None:
+        return shape, {}
+    changed = _changed(config, **_as_option(name, shape, config))
+    return shape, {"further": processor.further | further_inputs({name: encoder}, changed)}
+
+
+def _as_option(name: str, shape: Any, config: CaptionerConfig | None = None) -> dict[str, Any]:
+    """Where an encoder's shape stands in a configuration."""
+    if name in NEWCOMERS:
+        return {f"{name}_encoder": shape}
+    return {"encoders": ({} if config is None else config.encoders) | {name: shape}}
+
+
+NEWCOMERS = {"context": _new_context, "image": _new_image}
+
+
+def _donor(name: str, encoder: "Encoder", shape: Any, model: "Captioner") -> "Captioner":
+    """A captioner of the new modality alone, with its encoder's weights and the projection to the memory's width."""
+    decoder = {"vocab_size": 1, "max_positions": 1, "num_layers": 0, "num_heads": 1}
+    decoder |= {key: getattr(model.config.decoder, key) for key in ("hidden_size", "initializer_range")}
+    config = CaptionerConfig(
+        **_as_option(name, shape), decoder=decoder, memory_width=next(iter(model.encoder.widths.values()))
+    )
+    donor = type(model)(config)
+    given = {"image": None, "context": None}
+    further = {} if name in given else {name: encoder}
+    given[name] = encoder
+    load_pretrained_parts(donor, given["image"], given["context"], {}, further)
+    return donor.to(model.device, model.dtype).train(model.training)
+
+
+def _move_in(model: "Captioner", donor: "Captioner", name: str) -> None:
+    """Move the donor's encoder to the model, with what transformers keeps about a model's parts."""
+    ours, theirs = model.encoder, donor.encoder
+    parent, _, child = ours.path(name).rpartition(".")
+    setattr(ours.get_submodule(parent), child, theirs.parts[name])
+    ours.projections[name] = theirs.projections[name]
+    ours.order = model.config.modalities
+    ours.widths = {part: (ours.widths | theirs.widths)[part] for part in ours.order}
+    ours.all_tied_weights_keys |= theirs.all_tied_weights_keys
+    model.all_tied_weights_keys |= {f"encoder.{k}": f"encoder.{v}" for k, v in theirs.all_tied_weights_keys.items()}
+    model._no_split_modules |= donor._no_split_modules
+
+
+def _rebuild(model: "Captioner") -> list[str]:
+    """Give every block the cross-attention of the configuration, with all it can take over; → what was lost."""
+    config, losses = model.config, []
+    for layer, block in enumerate(model.decoder.blocks):
+        old = block.cross_attention
+        new = MODES[config.conditioning, config.fusion](config.decoder, model.encoder.widths, layer)
+        for part in new.modules():
+            model._init_weights(part)
+        losses += take_over(old, new.to(model.device, model.dtype).train(block.training))
+        block.cross_attention = new
+    return losses

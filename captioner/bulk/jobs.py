@@ -1,0 +1,310 @@
+"""One captioning of many images to files: planned, shared between processes and shards, resumed, joined in order.
+
+A job keeps its records in a journal beside the output and makes the output from it at the end. Knows nothing about
+captioners: it is handed records.
+"""
+
+import json
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from ..base import explaining, put, some
+from .inputs import InputError, Inputs, Item
+from .journal import Journal, Located, Place, Tally, digest
+from .outputs import COLUMNS, OutputError, Sidecars, check_format, read_records, write_records
+
+INPUT_KEYS = ("images", "input", "shards")
+FREE_KEYS = ("captioner", *INPUT_KEYS)
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where a job writes.
+
+    Args:
+        output: the file of all captions, or None.
+        sidecars: the texts beside the images, or None.
+        existing: what to do with what is there: "skip", "overwrite", "append", "prepend" or "fail".
+        errors: the file of images that failed; None: beside the output.
+        folder: where the journal goes without an output.
+    """
+
+    output: Path | None
+    sidecars: Sidecars | None = None
+    existing: str = "skip"
+    errors: Path | None = None
+    folder: Path = Path()
+
+    def __post_init__(self) -> None:
+        for option, file in (("--output", self.output), ("--errors", self.errors)):
+            if file is not None:
+                check_format(file, option)
+        if self.errors is not None and not self.errors.parent.is_dir():
+            raise OutputError(f"`--errors` is in {self.errors.parent}, which is no folder; make it first")
+        if self.sidecars is None and self.existing in ("append", "prepend"):
+            raise OutputError(f"`--existing {self.existing}` is for the texts of `--sidecar`; give that too")
+
+    @cached_property
+    def base(self) -> Path:
+        """What the names of the files around the output begin with."""
+        return self.folder / "captioner.jsonl" if self.output is None else self.output
+
+    @property
+    def journal(self) -> Path:
+        """The folder of the journal."""
+        return self.base.with_name(self.base.name + ".parts")
+
+    @property
+    def errors_file(self) -> Path:
+        """The list of what failed."""
+        return self.errors or self.base.with_suffix(".errors.jsonl")
+
+    @property
+    def settings_file(self) -> Path:
+        """The settings that were used."""
+        return self.base.with_suffix(".settings.json")
+
+
+@dataclass
+class Summary:
+    """What became of the images of a job: how many were captioned, failed, were left alone, and are still to do."""
+
+    captioned: int = 0
+    failed: int = 0
+    skipped: int = 0
+    missing: int = 0
+
+    @property
+    def total(self) -> int:
+        """All of them."""
+        return self.captioned + self.failed + self.skipped + self.missing
+
+
+@dataclass
+class Job:
+    """The images to caption, where to, and with which settings.
+
+    Args:
+        settings: everything that changes captions; kept beside the output.
+        shard: i and n of `--shard i/n`, i from 1: every n-th image.
+        process: which of the processes that share the work this is.
+        processes: how many there are.
+    """
+
+    inputs: Inputs
+    target: Target
+    settings: dict[str, Any]
+    shard: tuple[int, int] = (1, 1)
+    process: int = 0
+    processes: int = 1
+    skipped: int = field(default=0, init=False)
+    left: int = field(default=0, init=False)  # images of all processes when the work began
+    finished: Tally = field(init=False)  # how many of them have come since
+
+    def __post_init__(self) -> None:
+        self.journal = Journal(self.target.journal, self.shard, self.process)
+        names = self.inputs.names
+        self.settings = {
+            **self.settings, "images": len(names), "input": digest(names), "shards": self.shard[1]
+        }  # fmt: skip
+
+    def prepare(self) -> None:
+        """Look at what is there already; for one process, before any other plans.
+
+        Raises:
+            OutputError: something is in the way.
+            InputError: two images whose texts would be one file.
+            WriteError: the place cannot be written.
+            JournalError: another run is writing there.
+        """
+        sidecars = self.target.sidecars
+        self.journal.open()
+        before = self.journal.settings() if self.journal.has_records() else None
+        if before is None:
+            self._begin()
+        else:
+            self._go_on(before)
+        if sidecars is not None:
+            self._check_sidecars(sidecars)
+            for record in self.journal.last_records():
+                if "sidecar" in record:
+                    sidecars.write(Path(record["sidecar"]), record["text"])
+
+    def _begin(self) -> None:
+        """Start a journal, from the captions that the output has if they are to be kept."""
+        output, existing = self.target.output, self.target.existing
+        there = output is not None and output.exists()
+        if there and existing == "fail":
+            raise OutputError(f"{output} is there already; name another file, or give `--existing skip` or `overwrite`")
+        keep = there and existing == "skip" and output.stat().st_size
+        if keep and self.target.settings_file.exists():
+            self._check_same(json.loads(self.target.settings_file.read_text(encoding="utf-8")), output)
+        self.journal.save_settings(self.settings)
+        if keep:
+            self.journal.take_over(read_records(output), self.inputs.names)
+
+    def _go_on(self, before: dict[str, Any]) -> None:
+        """Take up the journal of a run that did not end, unless it may be thrown away and is of another kind."""
+        try:
+            self._check_same(before, self.journal.folder)
+        except OutputError:
+            if self.target.existing != "overwrite" or self.shard[1] > 1:
+                raise
+            self.journal.clear()
+            self._begin()
+        self.journal.save_settings(self.settings)
+
+    def _check_same(self, before: dict[str, Any], where: Path) -> None:
+        ours, theirs = ({k: v for k, v in s.items() if k not in FREE_KEYS} for s in (self.settings, before))
+        other = [name for name in ours if ours[name] != theirs.get(name)]
+        if other:
+            changes = ", ".join(f"{name} was {theirs.get(name)!r} and is {ours[name]!r}" for name in other)
+            raise OutputError(
+                f"{where} was begun with other settings ({changes}); name another output, or give "
+                "`--existing overwrite`"
+            )
+        shards = self.shard[1], before.get("shards", 1)
+        if max(shards) > 1 and any(before.get(key) != self.settings[key] for key in INPUT_KEYS):
+            raise OutputError(
+                f"{where} was begun for {before.get('shards')} shards of {before.get('images')} images, now there are "
+                f"{self.shard[1]} of {self.settings['images']}, or others; all shards must have the same input"
+            )
+
+    def _check_sidecars(self, sidecars: Sidecars) -> None:
+        files = [item.file for item in self.inputs]
+        if None in files:
+            raise InputError("`--sidecar` writes beside image files, but some images have none; use `--output`")
+        paths = [sidecars.path(file) for file in files]
+        twice = [path for path, count in Counter(paths).items() if count > 1]
+        if twice:
+            raise OutputError(f"{len(twice)} texts would have two images, such as {twice[0]}; caption these apart")
+        for folder in {path.parent for path in paths}:
+            if folder.is_dir() and not os.access(folder, os.W_OK):
+                raise OutputError(f"cannot write beside the images in {folder}; use `--output`")
+        there = [path for path in paths if path.exists()]
+        if there and sidecars.existing == "fail" and not self.journal.has_records():
+            raise OutputError(f"{len(there)} texts are there already ({some(there, 3)}); see `--existing`")
+
+    def plan(self) -> list[int]:
+        """The images that are this process's to caption; all processes must plan before one of them works."""
+        self.journal.open()
+        places = self.journal.locate(self.inputs.names).places
+        left = [i for i in range(self.shard[0] - 1, len(places), self.shard[1]) if not _good(places[i])]
+        sidecars = self.target.sidecars
+        if sidecars is not None and sidecars.existing == "skip":
+            todo = [index for index in left if not sidecars.path(self.inputs[index].file).exists()]
+            self.skipped = len(left) - len(todo)
+            left = todo
+        self.left, self.finished = len(left), self.journal.tally(self.processes)
+        return left[self.process :: self.processes]
+
+    def record(self, results: Iterable[tuple[Item, dict[str, Any]]]) -> Iterator[dict[str, Any]]:
+        """Keep records as they come.
+
+        Raises:
+            WriteError: one could not be written; those before it are kept.
+        """
+        sidecars = self.target.sidecars
+        for item, record in results:
+            kept = {"index": item.index, **record}
+            if sidecars is None or "error" in record:
+                self.journal.append(kept)
+            else:
+                path = sidecars.path(item.file)
+                text = sidecars.compose(path, record.get("captions") or [record["caption"]])
+                self.journal.append(kept | {"sidecar": os.fspath(path), "text": text})
+                sidecars.write(path, text)
+            yield record
+
+    def summarise(self) -> Summary:
+        """Count this shard's records."""
+        places = self.journal.locate(self.inputs.names).places[self.shard[0] - 1 :: self.shard[1]]
+        good = sum(map(_good, places))
+        failed = sum(place is not None and not place.good for place in places)
+        return Summary(good, failed, self.skipped, max(0, len(places) - good - failed - self.skipped))
+
+    def publish(self) -> None:
+        """Make the output, the errors file and the settings file, and take the journal away.
+
+        Raises:
+            WriteError: one could not be written; the journal stays, and the same command tries again.
+        """
+        _publish(self.journal, self.journal.locate(self.inputs.names), self.target, self.settings)
+        self.journal.remove()
+
+    def close(self) -> None:
+        """Let others write; leave no journal behind where nothing was recorded, unless it may be other shards'."""
+        if self.journal.is_open and self.process == 0 and self.shard[1] == 1 and not self.journal.has_records():
+            self.journal.remove()
+        self.journal.close()
+
+
+def _good(place: Place | None) -> bool:
+    return place is not None and place.good
+
+
+def _publish(journal: Journal, located: Located, target: Target, settings: dict[str, Any]) -> None:
+    if target.output is not None:
+        write_records(journal.read([*located.gone, *located.places]), target.output, _columns(settings))
+    bad = [place for place in located.places if place is not None and not place.good]
+    if bad:
+        write_records(journal.read(bad), target.errors_file)
+    else:
+        target.errors_file.unlink(missing_ok=True)
+    with explaining(target.settings_file):
+        put(target.settings_file, json.dumps(settings, indent=2) + "\n")
+
+
+def _columns(settings: dict[str, Any]) -> list[str]:
+    """The columns that records with these settings may have."""
+    several = settings["generation"]["num_return_sequences"] > 1
+    has = {
+        "captions": several,
+        "score": settings["scores"] and not several,
+        "scores": settings["scores"] and several,
+        "context": settings["context_varies"],
+    }
+    return [name for name in COLUMNS if has.get(name, True)]
+
+
+def merge(paths: Sequence[Path], target: Target, tell: Callable[[str], None]) -> Summary:
+    """Join what shards have written, in the order of the input; with shards missing, what is there.
+
+    Args:
+        paths: the outputs of shards or their `.parts` folders; none: those of the target.
+        tell: takes a line on shards that are not complete.
+
+    Raises:
+        OutputError: no shards, or shards of different inputs or settings.
+        WriteError: the output could not be written.
+    """
+    folders = [_parts(path) for path in paths] or [target.journal]
+    journal = Journal(folders[0], others=folders[1:])
+    found = [settings for folder in folders if (settings := Journal(folder).settings()) is not None]
+    if not found or not journal.has_records():
+        raise OutputError(f"nothing to merge in {some(folders)}; run `captioner caption … --shard 1/n` first")
+    if any(settings != found[0] for settings in found):
+        raise OutputError(f"{some(folders)} were made with different settings or inputs; merge those of one command")
+    located, shards = journal.locate(found[0]["images"]), found[0]["shards"]
+    places = located.places
+    missing = Counter(index % shards + 1 for index, place in enumerate(places) if place is None)
+    if missing:
+        tell(f"not complete: {some(f'shard {shard} lacks {count}' for shard, count in sorted(missing.items()))}")
+    _publish(journal, located, target, found[0])
+    if not paths and not missing:
+        journal.remove()
+    good = sum(map(_good, places))
+    return Summary(good, len(places) - good - missing.total(), missing=missing.total())
+
+
+def _parts(path: Path) -> Path:
+    beside = path.with_name(path.name + ".parts")
+    folder = beside if beside.is_dir() else path
+    if not folder.is_dir():
+        raise OutputError(f"there are no records of shards at {path}: neither a folder nor {beside}")
+    return folder

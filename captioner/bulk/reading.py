@@ -1,0 +1,158 @@
+"""Items to pixels, contexts and features, in worker processes; whatever is wrong becomes a reason, not an error.
+
+Knows nothing about captioners.
+"""
+
+import math
+import os
+import signal
+import stat
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from ..model import FurtherInput, ImageSettings, open_image, reason
+from .contexts import Context
+from .inputs import Item
+
+MAX_PIXELS = 2 * Image.MAX_IMAGE_PIXELS
+MIN_SIDE = 2
+HEIC_SUFFIXES = (".heic", ".heif")
+
+
+@dataclass
+class Reading:
+    """What was read of an item.
+
+    Args:
+        item: without its image and columns, which stay in the worker.
+        pixels: uint8 (3, H, W), a list of those where there are several images; None where there is no image.
+        context: what is known about the image, or None.
+        look: the pixels as the encoder of a caption store takes them, uint8, until captions were retrieved by them.
+        further: further modalities by name, as `FurtherInput.read` gives them; absent ones are not there.
+        error: why it cannot be read.
+    """
+
+    item: Item
+    pixels: Tensor | list[Tensor] | None = None
+    context: str | None = None
+    look: Tensor | None = None
+    further: dict[str, Tensor] = field(default_factory=dict)
+    error: str | None = None
+
+
+@dataclass
+class Reader(Dataset):
+    """Items to `Reading`s: decoded, upright, resized.
+
+    Args:
+        settings: size of the pixels; None where no item has an image.
+        context: what makes contexts, or None.
+        max_pixels: an image with more is refused before it is decoded.
+        look: size of the pixels for a caption store, or None.
+        further: further modalities, each read from the column of its name.
+    """
+
+    settings: ImageSettings | None
+    context: Context | None = None
+    max_pixels: int = MAX_PIXELS
+    look: ImageSettings | None = None
+    further: Mapping[str, FurtherInput] = field(default_factory=dict)
+
+    def __getitem__(self, item: Item) -> Reading:
+        reading = Reading(replace(item, image=None, columns={}))
+        try:
+            if item.image is not None:
+                images = [self._open(own) for own in _one_by_one(item)]
+                fitted = [self.settings.fit(image) for image in images]
+                reading.pixels = fitted if len(fitted) > 1 else fitted[0]
+                reading.look = self.look and self.look.fit(images[0])
+            reading.context = self.context(item) if self.context else None
+            reading.further = {
+                name: own.read(_located(item, value), name)
+                for name, own in self.further.items()
+                if (value := item.columns.get(name)) is not None
+            }
+            if item.image is None and reading.context is None and not reading.further:
+                raise ValueError("there is neither an image nor a context")
+        except Exception as error:  # one image, whatever it does, must not end the run
+            reading.error = reason(error)
+        return reading
+
+    def _open(self, item: Item) -> Image.Image:
+        if item.file is not None:
+            _check_file(item.file)
+        with pixel_limit(self.max_pixels):
+            image = open_image(item.image, self._least())
+        if min(image.size) < MIN_SIDE:
+            width, height = image.size
+            raise ValueError(f"the image is {width} pixels wide and {height} high; each must be at least {MIN_SIDE}")
+        return image
+
+    def _least(self) -> int:
+        """Twice the pixels that are needed, so that resizing still averages over what is there."""
+        sizes = [size for size in (self.settings, self.look) if size is not None]
+        return max(math.ceil(2 * max(size.height, size.width) / size.crop_pct) for size in sizes)
+
+
+def _located(item: Item, value: Any) -> Any:
+    """A path from the folder of its table; other values as they are."""
+    return os.path.join(item.folder, value) if isinstance(value, str) else value
+
+
+def _one_by_one(item: Item) -> list[Item]:
+    """An item for each of its images."""
+    if not isinstance(item.image, list):
+        return [item]
+    return [replace(item, image=own, file=own if isinstance(own, str) else None) for own in item.image]
+
+
+def _check_file(file: str) -> None:
+    """Refuse what is no regular file before it is opened: pipes would wait for ever.
+
+    Raises:
+        OSError: there is no such file, or a loop of links.
+        ValueError: a folder or a device; a format that needs an extra.
+    """
+    mode = os.stat(file).st_mode
+    if stat.S_ISDIR(mode):
+        readable = os.access(file, os.R_OK | os.X_OK)
+        raise ValueError("it is a folder" if readable else "it is a folder that cannot be looked into")
+    if not stat.S_ISREG(mode):
+        raise ValueError("it is no regular file")
+    if file.lower().endswith(HEIC_SUFFIXES) and not read_heic():
+        raise ValueError("HEIC images need an extra: pip install 'captioner[heic]'")
+
+
+def read_heic() -> bool:
+    """Let Pillow open HEIC images; → whether the extra for it is installed."""
+    try:
+        from pillow_heif import register_heif_opener
+    except ImportError:
+        return False
+    register_heif_opener()
+    return True
+
+
+@contextmanager
+def pixel_limit(most: int) -> Iterator[None]:
+    """Make Pillow refuse images of more pixels; it refuses above twice its own limit and warns below."""
+    before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, most / 2
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            yield
+    finally:
+        Image.MAX_IMAGE_PIXELS = before
+
+
+def start_worker(worker: int) -> None:
+    """Leave Ctrl-C to the main process, which finishes what is in flight."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)

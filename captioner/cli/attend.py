@@ -1,0 +1,80 @@
+"""`captioner attend`: caption one image, then draw what each word looked at and read."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ..base import console, say
+from .terminal import BeamsOption, ModelOption, fail, quiet, teaching, writable
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from ..explain import Attribution
+
+VERBS = {"image": "looked", "context": "read"}
+
+
+@teaching
+def attend(
+    model: ModelOption,
+    image: Annotated[str | None, typer.Argument(metavar="[IMAGE]", help="The photo.")] = None,
+    context: Annotated[str | None, typer.Option(help="Text to read beside the image.")] = None,
+    further: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=FILE", help="A further modality from a .npy or .safetensors file; repeatable."),
+    ] = None,
+    caption: Annotated[str | None, typer.Option(help="A caption to look into; default: the captioner's own.")] = None,
+    output: Annotated[Path, typer.Option("--output", "-o", help="The picture: .png, .svg, .pdf, …")] = Path(
+        "attend.png"
+    ),
+    method: Annotated[str, typer.Option(help="attention, rollout or saliency (by gradients).")] = "attention",
+    layer: Annotated[int | None, typer.Option(help="One layer of the attention; default: their mean.")] = None,
+    head: Annotated[int | None, typer.Option(help="One head of the attention; default: their mean.")] = None,
+    beams: BeamsOption = 3,
+    max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", "--max-length", min=1)] = 30,
+) -> None:
+    """Draw what each word of a caption looked at and read."""
+    writable(output)
+    files = dict(map(_named, further or []))
+    if image is None and context is None and not files:
+        fail("nothing to caption: give an IMAGE, `--context` or `--further NAME=FILE`", code=2)
+    try:
+        from ..explain import check_format, picture
+    except ImportError:
+        fail("pictures need matplotlib: pip install 'captioner[plots]'", code=2)
+    check_format(output)
+    from ..adopt import load
+    from ..explain import look
+
+    quiet()
+    seen = look(*load(model), image, context, caption, files, num_beams=beams, max_new_tokens=max_new_tokens)
+    choice = {"method": method, "layer": layer, "head": head}
+    picture(seen.found, seen.photo, **choice).savefig(output, dpi=120)
+    console.print(_table(seen.found, choice))
+    say(f"the picture: {output}")
+
+
+def _named(given: str) -> tuple[str, str]:
+    """NAME=FILE → both."""
+    name, equals, file = given.partition("=")
+    if not (name and equals and file):
+        fail(f"`--further` must be NAME=FILE, such as sound=dog.npy, but is {given!r}", code=2)
+    return name, file
+
+
+def _table(found: "Attribution", choice: dict[str, Any]) -> "Table":
+    """A line per word: its shares, its probability, and that probability without each modality."""
+    from rich.table import Table
+
+    table = Table("word")
+    shares = found.shares(**choice)
+    columns = {VERBS.get(name, name): own for name, own in shares.items()}
+    columns["probability"] = found.log_probability.exp()
+    columns |= {f"without {name}": own.exp() for name, own in found.without.items() if len(found.without) > 1}
+    for name in columns:
+        table.add_column(name, justify="right")
+    for i, word in enumerate(found.words):
+        table.add_row(word.text, *(f"{float(own[i]):.0%}" for own in columns.values()))
+    return table

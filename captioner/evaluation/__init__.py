@@ -1,0 +1,16 @@
+"""Captions of a split, and what they are worth.
+
+Knows nothing about training or pages.
+"""
+
+from ..base.lazy import handed_on
+
+__getattr__, __dir__, __all__ = handed_on(
+    __name__,
+    {
+        "ablation": "ablate",
+        "borrowed_metrics": "BorrowedMetrics",
+        "evaluation": "Evaluation evaluate exact_match score_records search_options",
+        "scoring": "score_files",
+    },
+)

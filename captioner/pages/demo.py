@@ -1,0 +1,262 @@
+"""The trip of `captioner demo`: shipped captioners on unseen scenes, a training to watch, a page to keep.
+
+Offline and on the CPU. Says what is measured and in which order; how the page looks is `report.py`'s affair.
+"""
+
+import shlex
+import time
+from collections.abc import Iterator
+from contextlib import redirect_stderr
+from dataclasses import dataclass
+from functools import partial
+from io import StringIO
+from itertools import groupby
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from accelerate import Accelerator
+from PIL import Image
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+from transformers.utils.logging import disable_progress_bar
+
+from ..adopt import AdoptError, load, shipped_names
+from ..base import Settings, console, load_settings, progress, put, say
+from ..evaluation import evaluate, exact_match, score_records
+from ..explain import look
+from ..metrics import score_per_image
+from ..model import Captioner, CaptionerProcessor
+from ..scenes import Scenes
+from ..training import train
+from .cards import Answer, Card
+from .charts import read_log, series
+from .html import Column, Curve, Page, Row, Training, percent, render
+
+SHIPPED = {"concatenated": "scenes-concatenated", "separate": "scenes-separate"}  # mode → captioner
+GIVEN = {"image + context": None, "image only": "context", "context only": "image"}  # row → what is hidden
+LEVELS = [1, 2, 3]  # of the unseen scenes: those with a picture
+LIVE = Path(__file__).parents[1] / "templates" / "live.yaml"
+LIVE_SECONDS = 105  # of steps; validations and saving take it to about two minutes
+REHEARSAL = 60  # steps that are timed first
+FEWEST, MOST = 400, 3000  # steps of the live training
+VALIDATIONS = 6
+BATCH = 100
+CARDS = 12
+COLUMNS = [
+    Column(f"level {level}", name, share)
+    for level in LEVELS
+    for name, share in (("exact match", True), ("CIDEr-D", False))
+]
+
+
+@dataclass(frozen=True)
+class Trial:
+    """All unseen scenes captioned once: a record per scene, in the order of the split."""
+
+    mode: str
+    given: str
+    captioner: tuple[Captioner, CaptionerProcessor]
+    records: list[dict[str, Any]]
+
+    @property
+    def row(self) -> Row:
+        """Its scores, level by level."""
+        values = []
+        for level in LEVELS:
+            scored = score_records([record for record in self.records if record["level"] == level])
+            values += [scored["exact_match"], scored["cider_d"]]
+        return Row(self.mode, self.given, values)
+
+    def answer(self, index: int, sample: dict[str, Any]) -> Answer:
+        """What was said of one scene, whether it equals a true caption, and what it rests on where all was given."""
+        record = self.records[index]
+        right = exact_match([record["caption"]], [record["captions"]]) == 1
+        seen = None
+        if GIVEN[self.given] is None and record["caption"]:
+            seen = look(*self.captioner, sample["image"], sample["context"], record["caption"])
+        return Answer(self.mode, self.given, record["caption"], right, seen)
+
+    def cider_d(self) -> list[float]:
+        """The score of each scene."""
+        captions, references = ([record[key] for record in self.records] for key in ("caption", "captions"))
+        return score_per_image(captions, references, ["cider_d"])["cider_d"]
+
+
+def run_demo(output: Path, scenes: int = 200, steps: int | None = None) -> None:
+    """Run the whole demo and leave the page at `output`; a picture and the new captioner come to lie beside it.
+
+    Args:
+        output: the HTML file to write.
+        scenes: unseen scenes of each level for each row of the table.
+        steps: of the live training; None: as many as fit into two minutes here.
+
+    Raises:
+        AdoptError: the package lacks its captioners.
+    """
+    began = time.monotonic()
+    disable_progress_bar()
+    unseen = Scenes("test", LEVELS, scenes * len(LEVELS))
+    say(f"1 of 3: the shipped captioners caption {len(unseen)} unseen scenes, with and without each modality")
+    trials = list(caption_unseen(unseen))
+    rows = [trial.row for trial in trials]
+    console.print(rich_table(rows))
+    directory = output.with_name("captioner-demo-live")
+    live = train_live(directory, scenes, steps)
+    say("3 of 3: the page")
+    picture, sample = output.with_name("captioner-demo-scene.png"), unseen[len(LEVELS) - 1]
+    Image.fromarray(sample["image"]).save(picture)
+    commands = next_commands(picture, sample["context"], directory)
+    page = Page(
+        title="captioner demo",
+        heading="Captions that look *and* read",
+        intro=introduction(scenes, time.monotonic() - began),
+        about="Exact match is the share of captions that equal a true one word for word; CIDEr-D runs from 0 to 10.",
+        columns=COLUMNS,
+        rows=rows,
+        training=live,
+        samples="The first scenes of the test split, none left out; their score is the mean of both modes' CIDEr-D.",
+        cards=cards(unseen, trials),
+        commands=commands,
+    )
+    put(output, render(page))
+    farewell(output, commands)
+
+
+def caption_unseen(unseen: Scenes) -> Iterator[Trial]:
+    """Every shipped captioner, given both modalities and each alone."""
+    missing = sorted(set(SHIPPED.values()) - set(shipped_names()))
+    if missing:
+        raise AdoptError(
+            f"this installation lacks the shipped captioners {missing}; install the package anew, or train them "
+            "with configs/scenes.yaml and put each run's `best` into captioner/shipped under its name"
+        )
+    generation, accelerator = load_settings(LIVE).generation, Accelerator(cpu=True)
+    for mode, name in SHIPPED.items():
+        model, processor = load(name)
+        for given, hidden in GIVEN.items():
+            watch = partial(progress, description=f"{mode}, {given}")
+            options = {"batch_size": BATCH, "accelerator": accelerator, "hidden": hidden, "watch": watch}
+            records = evaluate(model, processor, unseen, generation, **options).records
+            yield Trial(mode, given, (model, processor), records)
+
+
+def rich_table(rows: list[Row]) -> Table:
+    """The table for the terminal; fits 80 columns."""
+    shown = Table(box=SIMPLE_HEAD, show_edge=False, padding=0)
+    shown.add_column("mode")
+    shown.add_column("given")
+    for level in LEVELS:
+        shown.add_column(f"level {level}\nexact", justify="right")
+        shown.add_column("\nCIDEr-D", justify="right")
+    for mode, group in groupby(rows, lambda row: row.mode):
+        for i, row in enumerate(group):
+            cells = [column.write(value) for column, value in zip(COLUMNS, row.values, strict=True)]
+            shown.add_row("" if i else mode, row.given, *cells)
+        shown.add_section()
+    return shown
+
+
+def train_live(directory: Path, scenes: int, steps: int | None) -> Training:
+    """Train a fresh captioner into `directory`, then let it caption unseen scenes of the level it learnt."""
+    if steps is None:
+        say("2 of 3: timing the first steps of a training, so that it takes two minutes here")
+        steps = steps_that_fit()
+    settings = live_settings(directory, steps)
+    say(f"2 of 3: training a fresh captioner on level 1 for {steps} steps; watch exact_match rise")
+    train(settings)
+    model, processor = load(directory / "best")
+    unseen = Scenes("test", [1], scenes)
+    watch = partial(progress, description="the fresh captioner on unseen scenes")
+    result = evaluate(model, processor, unseen, settings.generation, batch_size=BATCH, watch=watch)
+    logged = read_log(directory / "metrics.jsonl")
+    summary = (
+        f"A fresh captioner ({model.config.conditioning}, {_millions(model)} million parameters, random weights) "
+        f"trained on level 1 for {steps} steps, {logged[-1]['minutes']:.1f} minutes on the CPU. On {scenes} unseen "
+        f"scenes of that level, {percent(result.scores['exact_match'])} of its captions equal a true one."
+    )
+    say(summary)
+    loss, exact = series(logged, "loss"), series(logged, "exact_match")
+    return Training(summary, [Curve("training loss", loss), Curve("exact match in validation", exact, share=True)])
+
+
+def live_settings(directory: Path, steps: int, **changes: Any) -> Settings:
+    """The settings of `live.yaml`, its schedule stretched over `steps`."""
+    settings = load_settings(LIVE)
+    fitted = {
+        "output_dir": str(directory),
+        "max_steps": steps,
+        "warmup_steps": min(settings.training.warmup_steps, steps // 10),
+        "logging_steps": max(1, steps // 60),
+        "eval_steps": -(-steps // VALIDATIONS),
+        "save_steps": steps,
+    }
+    training = settings.training.model_copy(update={**fitted, **changes})
+    return settings.model_copy(update={"training": training})
+
+
+def steps_that_fit() -> int:
+    """How many steps take `LIVE_SECONDS` here, by a short silent run of the same training."""
+    changes = {"logging_steps": REHEARSAL // 6, "eval_steps": REHEARSAL, "max_eval_samples": 1}
+    with TemporaryDirectory() as folder, redirect_stderr(StringIO()):
+        train(live_settings(Path(folder), REHEARSAL, **changes))
+        first, *_, last = (line for line in read_log(Path(folder) / "metrics.jsonl") if "loss" in line)
+    seconds = 60 * (last["minutes"] - first["minutes"]) / (last["step"] - first["step"])
+    return int(min(max(LIVE_SECONDS / max(seconds, 1e-3), FEWEST), MOST))
+
+
+def cards(unseen: Scenes, trials: list[Trial]) -> list[Card]:
+    """The first scenes of the split, whatever was said of them; levels take turns there."""
+    whole = [trial.cider_d() for trial in trials if GIVEN[trial.given] is None]
+    samples = [unseen[i] for i in range(min(CARDS, len(unseen)))]
+    return [
+        Card(
+            label=f"level {sample['level']}",
+            score=sum(scores[i] for scores in whole) / len(whole),
+            picture=Image.fromarray(sample["image"]),
+            context=sample["context"],
+            references=sample["captions"],
+            answers=[trial.answer(i, sample) for trial in trials],
+        )
+        for i, sample in enumerate(samples)
+    ]
+
+
+def introduction(scenes: int, seconds: float) -> list[str]:
+    """What the page shows, in words."""
+    millions = _millions(load(SHIPPED["concatenated"])[0])
+    return [
+        f"Two captioners of {millions} million parameters ship with the package. A vision transformer looks at the "
+        "picture, a text encoder reads the context, and one decoder attends to both: through one shared memory "
+        "(concatenated), or through a cross-attention for each modality (separate).",
+        "Only the context knows names, and it may name things that are not there; only the picture knows what is "
+        "there, how large and where. So a true caption needs both.",
+        f"Measured on {scenes} unseen scenes per level, among them four pairs of colour and shape that no training "
+        f"scene has. The demo took {seconds / 60:.1f} minutes on the CPU, offline.",
+    ]
+
+
+def _millions(model: Any) -> str:
+    return f"{sum(parameter.numel() for parameter in model.parameters()) / 1e6:.2f}"
+
+
+def next_commands(picture: Path, context: str, directory: Path) -> list[tuple[str, str]]:
+    """Pairs of what to do next and the command that does it here."""
+    see, read = f"captioner caption {shlex.quote(str(picture))}", f"--context {shlex.quote(context)}"
+    best, own = (shlex.quote(str(directory / name)) for name in ("best", "settings.yaml"))
+    here = Path("configs/demo.yaml")
+    config = here if here.exists() and here.samefile(LIVE) else LIVE
+    return [
+        ("Caption the scene of the third card", f"{see} --model {SHIPPED['separate']} {read}"),
+        ("The same without the context", f"{see} --model {SHIPPED['separate']}"),
+        ("Score the captioner that was just trained", f"captioner evaluate --model {best} --config {own}"),
+        ("Train the other mode", f"captioner train {shlex.quote(str(config))} model.conditioning=concatenated"),
+    ]
+
+
+def farewell(output: Path, commands: list[tuple[str, str]]) -> None:
+    """Where the page is, and what to type next; commands stay whole, so that they can be copied."""
+    plain = partial(console.print, markup=False, highlight=False, soft_wrap=True)
+    plain(f"\nThe page: {output}\n\nWhat to type next:")
+    for what, command in commands:
+        plain(f"  # {what}\n  {command}")

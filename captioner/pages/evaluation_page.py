@@ -1,0 +1,167 @@
+"""`captioner evaluate --report`: captioners on one split, with and without each modality, as a page.
+
+Says what is measured and in which order; how the page looks is `report.py`'s affair.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from ..adopt import load
+from ..base import GenerationSettings, is_first_process, put
+from ..evaluation import Evaluation, evaluate, exact_match
+from ..explain import Look, look
+from ..metrics import score_per_image
+from ..model import Captioner, CaptionerProcessor, open_image
+from .cards import Answer, Card
+from .charts import read_log, series
+from .html import Column, Curve, Page, Row, Training, render
+
+CARDS = 24
+COLUMNS = {  # of the table, by the name of the score; a task has some of them
+    "vqa_accuracy": Column("scores", "VQA accuracy", share=True),
+    "bleu_4": Column("scores", "BLEU-4", share=True),
+    "rouge_l": Column("scores", "ROUGE-L", share=True),
+    "exact_match": Column("scores", "exact match", share=True),
+    "meteor": Column("scores", "METEOR", share=True),
+    "spice": Column("scores", "SPICE", share=True),
+    "clip_score": Column("scores", "CLIPScore", share=False),
+    "ref_clip_score": Column("scores", "RefCLIPScore", share=False),
+    "cider_d": Column("scores", "CIDEr-D", share=False),
+}
+CURVES = {
+    "loss": "training loss",
+    "cider_d": "CIDEr-D in validation",
+    "vqa_accuracy": "VQA accuracy in validation",
+}
+
+
+@dataclass
+class Subject:
+    """One captioner and what it did: rows of the table by what was given, everything first."""
+
+    name: str
+    model: Captioner
+    processor: CaptionerProcessor
+    results: dict[str, Evaluation] = field(default_factory=dict)
+
+    @property
+    def mode(self) -> str:
+        """Its name and how it conditions."""
+        config = self.model.config
+        return f"{self.name} · {' · '.join(part for part in (config.conditioning, config.fusion) if part)}"
+
+    @property
+    def given(self) -> dict[str, str | None]:
+        """Rows of the table → the modality that is hidden."""
+        names = self.model.config.modalities
+        return {" + ".join(names): None} | {f"{n} only": other for n in names for other in names if other != n}
+
+    @property
+    def whole(self) -> Evaluation:
+        """What it did with everything."""
+        return next(iter(self.results.values()))
+
+    def answers(self, index: int, sample: dict[str, Any], picture: Image.Image | None) -> list[Answer]:
+        """Its captions of one sample; what the one with everything rests on."""
+        listed = []
+        for given, result in self.results.items():
+            record = result.records[index]
+            right = exact_match([record["caption"]], [record["captions"]]) == 1 or None
+            seen = self._look(record["caption"], sample, picture) if result is self.whole else None
+            listed.append(Answer(self.mode, given, record["caption"], right, seen))
+        return listed
+
+    def _look(self, caption: str, sample: dict[str, Any], picture: Image.Image | None) -> Look | None:
+        given = {"image": picture, "context": sample["context"] or None}
+        own = {name: value for name, value in given.items() if name in self.model.config.modalities}
+        further = {name: sample[name] for name in self.processor.further if sample.get(name) is not None}
+        if not caption or not (further or any(value is not None for value in own.values())):
+            return None
+        return look(self.model, self.processor, **own, caption=caption, further=further)
+
+
+def report(
+    names: Sequence[str],
+    samples: Any,
+    generation: GenerationSettings,
+    page: Path,
+    watch: Callable[[Iterable, str], Iterable] = lambda batches, what: batches,
+    **options: Any,
+) -> Evaluation:
+    """Evaluate captioners on a split, with everything and with each modality alone, and write the page.
+
+    Args:
+        names: what `load` takes; the first one's scores order the cards.
+        samples: a split in the data schema.
+        page: the HTML file.
+        watch: wraps batches, given what they are for.
+        options: `batch_size`, `workers`, `split`, `task` and `borrowed`, as in `evaluate`.
+
+    Returns:
+        The first captioner's evaluation with everything.
+    """
+    subjects = [Subject(name, *load(name)) for name in names]
+    for subject in subjects:
+        for given, hidden in subject.given.items():
+            what = f"{subject.name}, {given}"
+            subject.results[given] = evaluate(
+                subject.model,
+                subject.processor,
+                samples,
+                generation,
+                hidden=hidden,
+                watch=lambda batches, what=what: watch(batches, what),
+                **options,
+            )
+    if is_first_process():
+        put(page, render(_page(subjects, samples)))
+    return subjects[0].whole
+
+
+def _page(subjects: Sequence[Subject], samples: Any) -> Page:
+    shown, scored = min(CARDS, len(samples)), [name for name in COLUMNS if name in subjects[0].whole.scores]
+    return Page(
+        title="captioner evaluation",
+        heading=f"{len(samples)} samples, *{len(subjects)} captioner{'s' if len(subjects) > 1 else ''}*",
+        intro=["What each captioner says with everything it can be given, and with each modality alone."],
+        about="Scores are fractions, but CIDEr-D runs from 0 to 10 and CLIPScore from 0 to 2.5. Exact match is the "
+        "share of captions that equal one of their references.",
+        columns=[COLUMNS[name] for name in scored],
+        rows=[
+            Row(subject.mode, given, [result.scores[name] for name in scored])
+            for subject in subjects
+            for given, result in subject.results.items()
+        ],
+        training=_training([subject.name for subject in subjects]),
+        samples=f"The first {shown} samples of the split, none left out; the score is of {subjects[0].name}.",
+        cards=_cards(subjects, samples, shown),
+    )
+
+
+def _cards(subjects: Sequence[Subject], samples: Any, count: int) -> list[Card]:
+    records = subjects[0].whole.records
+    captions, references = ([record[key] for record in records] for key in ("caption", "captions"))
+    scores = score_per_image(captions, references, ["cider_d"])["cider_d"]
+    cards = []
+    for i in range(count):
+        sample = samples[i]
+        picture = None if sample["image"] is None else open_image(sample["image"])
+        answers = [answer for subject in subjects for answer in subject.answers(i, sample, picture)]
+        cards.append(Card(sample["id"], scores[i], picture, sample["context"], sample["captions"], answers))
+    return cards
+
+
+def _training(names: Sequence[str]) -> Training | None:
+    """The curves of the captioners whose run's log lies beside them."""
+    curves = []
+    for name in names:
+        log = Path(name).parent / "metrics.jsonl"
+        logged = read_log(log) if Path(name).is_dir() and log.is_file() else []
+        for key, what in CURVES.items():
+            points = series(logged, key)
+            curves += [Curve(f"{what}, {name}", points)] if points else []
+    return Training("As the runs logged it.", curves) if curves else None

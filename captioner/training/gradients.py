@@ -1,0 +1,133 @@
+"""The gradients of one step, the same however its global batch is split over processes, micro-batches and pieces.
+
+The loss is normalised by the weight (supervised tokens) of the global batch, so that a batch too large for the memory
+can be cut into pieces without changing the result. Knows nothing about what the loss means.
+"""
+
+import gc
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
+from math import ceil
+from typing import Any, Protocol
+
+import torch
+from accelerate import Accelerator, DistributedType
+from accelerate.utils.memory import should_reduce_batch_size
+from torch import Tensor, nn
+
+from ..base import SettingsError, say
+from ..cpu import wide_products
+
+Batch = dict[str, Any]
+SHARDED = (DistributedType.FSDP, DistributedType.DEEPSPEED)
+
+
+class Objective(Protocol):
+    """What a step minimises."""
+
+    def prepare(self, batch: Batch) -> Batch:
+        """What the loader brought, with whatever the loss needs beside it."""
+
+    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        """The loss summed over the supervised tokens of a batch, a scalar."""
+
+
+class CrossEntropy:
+    """The reference captions, word by word.
+
+    Args:
+        smoothing: the share of each target that is spread over the vocabulary.
+    """
+
+    def __init__(self, smoothing: float = 0.0):
+        self.smoothing = smoothing
+
+    def prepare(self, batch: Batch) -> Batch:
+        """The batch as it is."""
+        return batch
+
+    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Inputs of `Captioner.forward` → cross-entropy, summed over the supervised tokens; others get no logits."""
+        return model(**batch, loss_only=True, label_smoothing=self.smoothing).loss
+
+
+class Gradients:
+    """Accumulates the gradients of steps; after an out-of-memory error it works on smaller pieces from then on.
+
+    Pieces change no result but a batch norm's statistics. Sharded models cannot be cut on one process alone, and a
+    process that fails while gradients are exchanged cannot take that back: both stop with the remedy.
+
+    Args:
+        parts: into how many pieces each micro-batch is cut at first.
+    """
+
+    def __init__(self, accelerator: Accelerator, model: nn.Module, objective: Objective, parts: int = 1):
+        self.accelerator, self.model, self.objective, self.parts = accelerator, model, objective, parts
+        self._exchanging = False
+
+    def __call__(self, micro_batches: list[Batch]) -> Tensor:
+        """Add the gradients of one step; → its mean loss per supervised token of the global batch, a scalar.
+
+        DDP averages gradients over processes, so each summed loss is scaled by their number over the global tokens.
+        """
+        micro_batches = [self.objective.prepare(batch) for batch in micro_batches]
+        tokens = sum((batch["labels"] != -100).sum() for batch in micro_batches)
+        tokens = self.accelerator.reduce(tokens, reduction="sum").clamp(min=1)  # none where nothing could be read
+        total = None
+        while total is None:
+            try:
+                total = self._accumulate(micro_batches, tokens)
+            except RuntimeError as error:
+                self._make_room(error, max(map(_images, micro_batches)))
+        return self.accelerator.reduce(total, reduction="sum") / tokens
+
+    def _accumulate(self, micro_batches: list[Batch], tokens: Tensor) -> Tensor:
+        """The summed loss of this process's pieces; the last backward pass exchanges gradients."""
+        total = torch.zeros((), device=self.accelerator.device)
+        pieces = [piece for batch in micro_batches for piece in split(batch, self.parts)]
+        for i, piece in enumerate(pieces):
+            last = i + 1 == len(pieces)
+            exchange = nullcontext() if last else self.accelerator.no_sync(self.model)
+            with exchange:
+                with self._products():
+                    summed = self.objective.loss(self.model, piece)
+                self._exchanging = last and self.accelerator.num_processes > 1
+                self.accelerator.backward(summed * self.accelerator.num_processes / tokens)
+            total += summed.detach()
+        self._exchanging = False
+        return total
+
+    def _products(self) -> AbstractContextManager:
+        """Not with checkpoints: what backward computes again is multiplied as torch does, and must be the same."""
+        sharded = self.accelerator.distributed_type in SHARDED
+        again = sharded or self.accelerator.unwrap_model(self.model).is_activation_checkpointing
+        return nullcontext() if again else wide_products(self.accelerator.device)
+
+    def _make_room(self, error: RuntimeError, images: int) -> None:
+        if not should_reduce_batch_size(error):
+            raise error
+        if self.parts >= images or self._exchanging or self.accelerator.distributed_type in SHARDED:
+            raise SettingsError(
+                f"out of memory with {ceil(images / self.parts)} images at once; halve "
+                "`training.per_device_train_batch_size` and double `training.gradient_accumulation_steps`, which gives "
+                "the same result, or set `training.gradient_checkpointing=true`"
+            ) from error
+        self.parts *= 2
+        self.model.zero_grad()
+        gc.collect()
+        torch.cuda.empty_cache()
+        say(f"out of memory: from now on {ceil(images / self.parts)} images at once, with the same result")
+
+
+def split(batch: Batch, parts: int) -> Iterator[Batch]:
+    """A batch of B images in at most `parts` pieces of whole images, each with its share of every tensor's rows."""
+    images = _images(batch)
+    size = ceil(images / parts)
+    rows = {name: len(value) // images for name, value in batch.items()}
+    for start in range(0, images, size):
+        yield {name: value[start * rows[name] : (start + size) * rows[name]] for name, value in batch.items()}
+
+
+def _images(batch: Batch) -> int:
+    """B; captions may be several times as many."""
+    return min(map(len, batch.values()))

@@ -1,0 +1,78 @@
+"""`metrics.jsonl` and TensorBoard: a line per logged step and per validation, without a gap after a restart."""
+
+import json
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from ..base import Settings
+
+
+class RunLog:
+    """The log of a run.
+
+    Args:
+        settings: of the run; saved beside the log.
+        accelerator: writes to its trackers; only the first process writes.
+        done: steps that a checkpoint holds; lines of later steps are dropped, since those will be taken again.
+    """
+
+    def __init__(self, settings: Settings, accelerator: Accelerator, done: int = 0):
+        self.accelerator, self.every = accelerator, settings.training.logging_steps
+        self.directory = Path(settings.training.output_dir)
+        self.file = self.directory / "metrics.jsonl"
+        self.losses: list[Tensor] = []
+        kept = [line for line in _lines(self.file) if line["step"] <= done] if done else []
+        self.began = time.monotonic() - 60 * max((line["minutes"] for line in kept), default=0.0)
+        accelerator.wait_for_everyone()
+        if accelerator.is_main_process:
+            self.directory.mkdir(parents=True, exist_ok=True)
+            settings.save(self.directory / "settings.yaml")
+            self.file.write_text("".join(json.dumps(line) + "\n" for line in kept))
+        accelerator.init_trackers("tensorboard", init_kwargs={"tensorboard": {"purge_step": done + 1}})
+
+    def step(self, step: int, loss: Tensor, rate: float) -> None:
+        """Note a step's loss; every `logging_steps` their mean becomes a line."""
+        self.losses.append(loss)
+        if step % self.every == 0:
+            mean = torch.stack(self.losses).mean().item()
+            self.losses.clear()
+            self.write(step, {"loss": mean, "learning_rate": rate})
+
+    def write(self, step: int, values: dict[str, float], **notes: str) -> None:
+        """Write one line now; notes go to the file alone."""
+        self.accelerator.log(values, step=step)
+        if self.accelerator.is_main_process:
+            line = {"step": step, "minutes": round((time.monotonic() - self.began) / 60, 3), **values, **notes}
+            with self.file.open("a") as file:
+                file.write(json.dumps(line) + "\n")
+
+    def show(self, step: int, pictures: Iterable[tuple[str, np.ndarray]]) -> None:
+        """Put pictures (H, W, 3), each with its name, into TensorBoard where it is installed."""
+        if self.accelerator.is_main_process and self.accelerator.trackers:
+            for name, picture in pictures:
+                values = {f"validation/{name}": picture[None]}
+                self.accelerator.get_tracker("tensorboard").log_images(values, step, dataformats="NHWC")
+
+    def pending(self) -> list[float]:
+        """The losses since the last line."""
+        return [loss.item() for loss in self.losses]
+
+    def restore(self, pending: list[float]) -> None:
+        """Go on in the middle of a line."""
+        self.losses = [torch.tensor(loss, device=self.accelerator.device) for loss in pending]
+
+
+def _lines(file: Path) -> Iterator[dict[str, Any]]:
+    """The lines of a log; one that a kill cut short is left out."""
+    for line in file.read_text().splitlines() if file.exists() else ():
+        try:
+            yield json.loads(line)
+        except json.JSONDecodeError:
+            continue

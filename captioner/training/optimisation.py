@@ -1,0 +1,157 @@
+"""What of a captioner is trained, and how fast: parts with rates of their own, adapters, the schedule.
+
+Knows nothing about data or loops. LoRA is PEFT's (Hu et al. 2021, arXiv 2106.09685).
+"""
+
+import copy
+from typing import Any
+
+from accelerate.utils import is_peft_available
+from torch import nn
+from torch.optim import AdamW, Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+from transformers import get_scheduler
+from transformers.trainer_utils import SchedulerType
+
+from ..base import SettingsError, TrainingSettings, one_line
+from ..model import Captioner
+
+PARTS = ("image_encoder", "context_encoder", "decoder", "cross_attention", "encoders")
+
+
+def part_parameters(model: Captioner) -> dict[str, list[nn.Parameter]]:
+    """Every parameter under the part it belongs to; what joins encoders and decoder counts as cross-attention."""
+    encoder = model.encoder
+    modules = {
+        "image_encoder": [encoder.image],
+        "context_encoder": [encoder.context],
+        **{f"encoders.{name}": [part] for name, part in encoder.further.items()},
+        "cross_attention": [
+            encoder.projections,
+            encoder.resamplers,
+            encoder.image_places,
+            *(block.cross_attention for block in model.decoder.blocks),
+        ],
+    }
+    parts = {
+        name: [p for module in own if module is not None for p in module.parameters()] for name, own in modules.items()
+    }
+    elsewhere = {p for own in parts.values() for p in own}
+    return parts | {"decoder": [p for p in model.parameters() if p not in elsewhere]}
+
+
+def part_rate(part: str, options: TrainingSettings) -> float:
+    """The learning rate of a part; that of `encoders.NAME` may be given for all of them or by name."""
+    section, _, name = part.partition(".")
+    rate = getattr(options, f"{section}_learning_rate")
+    if isinstance(rate, dict):
+        rate = rate.get(name)
+    return options.learning_rate if rate is None else rate
+
+
+def parameter_groups(model: Captioner, options: TrainingSettings) -> list[dict[str, Any]]:
+    """Groups for the optimiser: each part may have a rate of its own; only layers' matrices decay.
+
+    A rate of 0 freezes a part. In a part that has adapters only they are trained.
+
+    Raises:
+        SettingsError: nothing is left to train.
+    """
+    embeddings = {p for m in model.modules() if isinstance(m, nn.Embedding) for p in m.parameters()}
+    adapters = adapter_parameters(model)
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for part, parameters in part_parameters(model).items():
+        rate = part_rate(part, options)
+        adapted = not adapters.isdisjoint(parameters)
+        for parameter in parameters:
+            parameter.requires_grad_(rate > 0 and (not adapted or parameter in adapters))
+            if parameter.requires_grad:
+                decays = parameter.ndim > 1 and parameter not in embeddings
+                groups.setdefault((rate, options.weight_decay if decays else 0.0), []).append(parameter)
+    if not groups:
+        names = ", ".join(f"`training.{part}_learning_rate`" for part in PARTS)
+        raise SettingsError(f"every part is frozen; give one of {names} a rate above 0")
+    return [{"params": own, "lr": rate, "weight_decay": decay} for (rate, decay), own in groups.items()]
+
+
+def set_training_mode(wrapped: nn.Module, model: Captioner, options: TrainingSettings) -> None:
+    """Training mode but for frozen encoders: their batch norms and dropout stay as in captioning."""
+    wrapped.train()
+    encoder = model.encoder
+    own = {"image_encoder": encoder.image, "context_encoder": encoder.context}
+    own |= {f"encoders.{name}": part for name, part in encoder.further.items()}
+    for part, module in own.items():
+        if module is not None and part_rate(part, options) == 0:
+            module.eval()
+
+
+def build_optimizer(model: Captioner, options: TrainingSettings) -> Optimizer:
+    """AdamW over `parameter_groups`, in one pass over the numbers of each parameter."""
+    return AdamW(parameter_groups(model, options), betas=(options.adam_beta1, options.adam_beta2), fused=True)
+
+
+def build_schedule(optimizer: Optimizer, options: TrainingSettings) -> LRScheduler:
+    """Any of transformers' schedules that needs no scores."""
+    names = sorted({kind.value for kind in SchedulerType} - {SchedulerType.REDUCE_ON_PLATEAU.value})
+    if options.lr_scheduler_type not in names:
+        raise SettingsError(
+            f"`training.lr_scheduler_type` must be one of {names}, but is {options.lr_scheduler_type!r}"
+        )
+    kwargs = options.lr_scheduler_kwargs
+    try:
+        return get_scheduler(
+            options.lr_scheduler_type,
+            optimizer,
+            options.warmup_steps,
+            options.max_steps,
+            scheduler_specific_kwargs=kwargs,
+        )
+    except (TypeError, ValueError) as error:
+        raise SettingsError(f"`training.lr_scheduler_kwargs` is {kwargs}: {one_line(error)}") from error
+
+
+def add_adapters(model: Captioner, lora: dict[str, Any]) -> None:
+    """Put LoRA adapters into a captioner, in place.
+
+    Args:
+        lora: the options of `peft.LoraConfig`; `target_modules` as a string is a regular expression over module names.
+
+    Raises:
+        SettingsError: PEFT is not installed, or it refuses the options.
+    """
+    if not is_peft_available():
+        raise SettingsError("`training.lora` needs PEFT; install it with `pip install 'captioner[lora]'`")
+    from peft import LoraConfig, inject_adapter_in_model
+
+    try:
+        inject_adapter_in_model(LoraConfig(**lora), model)
+    except (TypeError, ValueError) as error:
+        raise SettingsError(f"`training.lora` is {lora}: {one_line(error)}") from error
+
+
+def adapted_modules(model: nn.Module) -> dict[str, nn.Module]:
+    """The layers that hold adapters, by name."""
+    if not is_peft_available():
+        return {}
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    return {name: module for name, module in model.named_modules() if isinstance(module, BaseTunerLayer)}
+
+
+def adapter_parameters(model: nn.Module) -> set[nn.Parameter]:
+    """The parameters that the adapters brought."""
+    layers = adapted_modules(model).values()
+    bases = {p for layer in layers for p in layer.get_base_layer().parameters()}
+    return {p for layer in layers for p in layer.parameters()} - bases
+
+
+def merged(model: Captioner) -> Captioner:
+    """The captioner with its adapters multiplied into its weights, as a copy; itself where it has none."""
+    if not adapted_modules(model):
+        return model
+    model = copy.deepcopy(model)
+    for name, layer in adapted_modules(model).items():
+        layer.merge()
+        parent, _, child = name.rpartition(".")
+        setattr(model.get_submodule(parent), child, layer.get_base_layer())
+    return model

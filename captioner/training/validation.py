@@ -1,0 +1,147 @@
+"""Validation by captioning, and the weights worth keeping: the best by its score, the last.
+
+Knows nothing about how weights are trained.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator, DistributedType
+from torch import nn
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+from torch.utils.data import Subset
+
+from ..base import DataSettings, Settings, SettingsError, say
+from ..data import VALIDATION, BadData
+from ..evaluation import BorrowedMetrics, Evaluation, evaluate
+from ..metrics import training_signature
+from ..model import Captioner, CaptionerProcessor
+from .average import WeightAverage
+from .checkpoints import save_captioner
+from .log import RunLog
+from .optimisation import add_adapters, merged
+from .shown_samples import captioned_pictures
+
+
+class Keeper:
+    """Validates and saves what a run has learnt.
+
+    Args:
+        model: the captioner that is trained; `wrapped` is the same as Accelerate prepared it.
+        average: the moving average that is validated and saved instead, or None.
+        bad: takes what is wrong with validation samples.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        accelerator: Accelerator,
+        model: Captioner,
+        wrapped: nn.Module,
+        processor: CaptionerProcessor,
+        average: WeightAverage | None,
+        log: RunLog,
+        bad: BadData,
+    ):
+        self.settings, self.accelerator, self.log, self.bad = settings, accelerator, log, bad
+        self.model, self.wrapped, self.processor, self.average = model, wrapped, processor, average
+        self.borrowed = BorrowedMetrics(settings.training, accelerator.device)
+        self.best: dict[str, float] = {}
+        self.waited = 0
+
+    @property
+    def stops(self) -> bool:
+        """Whether the last `early_stopping_patience` validations brought nothing better."""
+        patience = self.settings.training.early_stopping_patience
+        return patience is not None and self.waited >= patience
+
+    @contextmanager
+    def captioner(self) -> Iterator[Captioner]:
+        """The captioner to validate and save: averaged, whole on every process, adapters merged."""
+        with self.average.in_place() if self.average is not None else nullcontext():
+            sharded = self.accelerator.distributed_type == DistributedType.FSDP
+            yield merged(self._gathered() if sharded else self.model)
+
+    def _gathered(self) -> Captioner:
+        """A copy with all weights, where each process trains only its share of them."""
+        state = get_model_state_dict(self.wrapped, options=StateDictOptions(full_state_dict=True))
+        whole = Captioner(self.model.config)
+        if self.settings.training.lora is not None:
+            add_adapters(whole, self.settings.training.lora)
+        whole.load_state_dict(state)
+        return whole.to(self.accelerator.device)
+
+    def validate(self, step: int, samples: Any) -> None:
+        """Caption the validation split, log its scores, keep the captioner if it is the best so far."""
+        options = self.settings.training
+        limit = min(len(samples), options.max_eval_samples or len(samples))
+        with self.captioner() as captioner:
+            evaluation = evaluate(
+                captioner,
+                self.processor,
+                Subset(samples, range(limit)),
+                self.settings.generation,
+                batch_size=options.per_device_eval_batch_size,
+                workers=options.dataloader_num_workers,
+                accelerator=self.accelerator,
+                split=self._split(limit),
+                task=self.settings.data.task,
+                borrowed=self.borrowed,
+            )
+            if self.accelerator.is_main_process:  # every process has all of them
+                self.bad.of(VALIDATION).extend(evaluation.bad)
+            self.log.write(step, evaluation.scores, **self._signatures(evaluation))
+            self.log.show(step, captioned_pictures(evaluation.records[: options.logged_samples], samples))
+            say(f"step {step}: " + "  ".join(f"{name} {value:.3f}" for name, value in evaluation.scores.items()))
+            if self._is_best(step, evaluation.scores):
+                self._save(captioner, "best")
+
+    def _split(self, limit: int) -> str:
+        name, most = self.settings.data.validation_split, self.settings.training.max_eval_samples
+        return name if most is None else f"{name}[:{limit}]"
+
+    def _signatures(self, evaluation: Evaluation) -> dict[str, str]:
+        options = self.settings.training
+        critical = options.objective == "self_critical"
+        trained = {"training_signature": training_signature(options)} if critical else {}
+        return {"signature": evaluation.signature, **trained}
+
+    def _is_best(self, step: int, scores: dict[str, float]) -> bool:
+        """Count validations without a better score; → whether none before was better."""
+        metric = self.settings.training.metric_for_best_model
+        if metric not in scores:
+            raise SettingsError(f"`training.metric_for_best_model` must be one of {sorted(scores)}, but is {metric!r}")
+        record = self.best.get(metric, -1.0)
+        self.waited = 0 if scores[metric] > record else self.waited + 1
+        if scores[metric] < record:
+            return False
+        self.best = {"step": step, **scores}
+        return True
+
+    def save_last(self) -> None:
+        """Write the captioner as it is now."""
+        with self.captioner() as captioner:
+            self._save(captioner, "last")
+
+    def _save(self, captioner: Captioner, name: str) -> None:
+        if self.accelerator.is_main_process:
+            metrics = self.best if name == "best" else None
+            data = _described(self.settings.data)
+            save_captioner(captioner, self.processor, self.log.directory / name, data=data, metrics=metrics)
+        self.accelerator.wait_for_everyone()
+
+    def facts(self) -> dict[str, Any]:
+        """What a restart must know."""
+        return {"best": self.best, "waited": self.waited}
+
+    def restore(self, facts: dict[str, Any]) -> None:
+        """Go on from what `facts` said."""
+        self.best, self.waited = facts["best"], facts["waited"]
+
+
+def _described(data: DataSettings) -> str:
+    """Training data in a few words, without the folders of this machine."""
+    name = Path(data.path).name if data.path else ""
+    return f"the {data.train_split} split of {data.source} {name}".strip()

@@ -1,0 +1,84 @@
+"""Settings: what is read, what is refused, and that every config of the repository says only what is known."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from captioner.base import Settings, SettingsError, load_settings
+
+CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_every_config_loads_and_opens_with_its_launch_command(path):
+    settings = load_settings(path)
+    opening = [line for line in path.read_text().splitlines() if line.startswith("#")]
+    assert settings.training.output_dir.startswith("runs/")
+    assert any("captioner train" in line or "accelerate launch" in line for line in opening)
+    assert any(path.name in line for line in opening)
+
+
+def test_the_configs_that_the_readme_promises_are_there():
+    assert {"demo", "scenes", "flickr8k", "flickr8k-pretrained", "coco"} <= {path.stem for path in CONFIGS}
+
+
+@pytest.mark.parametrize("written", ["no", "'no'", "false"])
+def test_no_mixed_precision_may_be_written_as_people_write_it(written):
+    assert load_settings(None, [f"training.mixed_precision={written}"]).training.mixed_precision == "no"
+
+
+def test_overrides_are_applied_in_order_and_read_as_yaml():
+    settings = load_settings(
+        None,
+        [
+            "training.learning_rate=1e-3",
+            "training.learning_rate=2e-3",
+            "data.levels=[1,3]",
+            "model.image_encoder.name=resnet18",
+            "data.path=null",
+        ],
+    )
+    assert settings.training.learning_rate == 2e-3
+    assert settings.data.levels == [1, 3]
+    assert settings.model.image_encoder == {"name": "resnet18"}
+    assert settings.data.path is None
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("training.lerning_rate=1", "unknown setting 'training.lerning_rate'; did you mean 'training.learning_rate'?"),
+        ("trainig.max_steps=1", "unknown setting 'trainig'; did you mean 'training'?"),
+        ("data.tokenizer.knd=bpe", "did you mean 'data.tokenizer.kind'?"),
+        ("training.max_steps=0", "setting 'training.max_steps' is 0: input should be greater than 0"),
+        ("model.fusion=mixed", "setting 'model.fusion' is 'mixed'"),
+        ("training.max_steps", "an override must look like section.key=value, but is 'training.max_steps'"),
+        ("training.max_steps=[", "the value of 'training.max_steps' is not valid YAML"),
+    ],
+)
+def test_a_wrong_override_is_explained(override, message):
+    with pytest.raises(SettingsError) as error:
+        load_settings(None, [override])
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_missing_or_broken_config_is_explained(tmp_path):
+    with pytest.raises(SettingsError, match="cannot read the config .*: No such file"):
+        load_settings(tmp_path / "none.yaml")
+    broken = tmp_path / "broken.yaml"
+    broken.write_text("model: [")
+    with pytest.raises(SettingsError, match="is not valid YAML"):
+        load_settings(broken)
+    broken.write_text("- 1")
+    with pytest.raises(SettingsError, match="must hold the sections model, data, training, generation"):
+        load_settings(broken)
+
+
+def test_saved_settings_load_as_what_they_were(tmp_path):
+    settings = load_settings(CONFIGS[0], ["training.seed=7"])
+    settings.save(tmp_path / "settings.yaml")
+    assert load_settings(tmp_path / "settings.yaml") == settings
+    assert yaml.safe_load((tmp_path / "settings.yaml").read_text())["training"]["seed"] == 7
+    assert Settings() == load_settings()

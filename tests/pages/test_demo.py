@@ -1,0 +1,150 @@
+"""The demo from end to end with tiny random captioners: whatever they score is what the table and the page say."""
+
+import html
+import json
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from captioner.adopt import load as adopt
+from captioner.base import console, load_settings
+from captioner.cli.main import app
+from captioner.evaluation import evaluate, score_records
+from captioner.pages import demo
+from captioner.scenes import Scenes
+from captioner.scenes.scenes import VOCABULARY
+from captioner.training import save_captioner
+
+ROOT = Path(__file__).parents[2]
+TINY = [
+    "model.image_encoder={name: vit_tiny_patch16_224, image_size: 64, embed_dim: 32, depth: 1, num_heads: 2}",
+    "model.decoder={hidden_size: 32, num_layers: 1, num_heads: 2, intermediate_size: 32, max_positions: 28}",
+]
+
+
+@pytest.fixture(scope="module")
+def shipped(tmp_path_factory):
+    """A folder of shipped captioners with random weights."""
+    folder = tmp_path_factory.mktemp("shipped")
+    for mode, name in demo.SHIPPED.items():
+        settings = load_settings(ROOT / "configs/scenes.yaml", [*TINY, f"model.conditioning={mode}"])
+        save_captioner(*adopt.assemble(settings.model, settings.data, lambda: VOCABULARY), folder / name)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def done(shipped, tmp_path_factory):
+    """One demo, run by the command line: its folder and what it printed."""
+    folder = tmp_path_factory.mktemp("out")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(adopt, "SHIPPED", shipped)
+        patch.setattr(console, "_width", 80)
+        arguments = ["demo", "--output", str(folder / "page.html"), "--scenes", "2", "--steps", "4"]
+        result = CliRunner().invoke(app, arguments, catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return folder, result.output
+
+
+def test_the_demo_leaves_a_page_a_picture_and_a_captioner(done):
+    folder, _ = done
+    assert {path.name for path in folder.iterdir()} == {"page.html", "captioner-demo-scene.png", "captioner-demo-live"}
+    with Image.open(folder / "captioner-demo-scene.png") as image:
+        assert image.size == (64, 64)
+    adopt.load(folder / "captioner-demo-live/best")
+
+
+def test_table_and_page_say_what_an_evaluation_measures(done, shipped):
+    folder, printed = done
+    page = (folder / "page.html").read_text()
+    unseen, generation = Scenes("test", [1, 2, 3], 6), load_settings(demo.LIVE).generation
+    numbers, captions = [], []
+    for name in demo.SHIPPED.values():
+        for hidden in demo.GIVEN.values():
+            records = evaluate(*adopt.load(shipped / name), unseen, generation, hidden=hidden).records
+            captions += [record["caption"] for record in records]
+            scores = [score_records([r for r in records if r["level"] == level]) for level in (1, 2, 3)]
+            numbers += [t for s in scores for t in (f"{100 * s['exact_match']:.1f} %", f"{s['cider_d']:.2f}")]
+    table = re.search(r"<table>.*</table>", page, re.S).group()
+    assert re.findall(r"<td[^>]*>([^<]+)</td>", table) == numbers
+    assert re.findall(r"\d+\.\d %|\d\.\d\d\b", printed.split("2 of 3")[0]) == numbers
+    assert all(html.escape(caption) in page for caption in captions)
+    for mode in demo.SHIPPED:
+        assert mode in printed
+    for given in demo.GIVEN:
+        assert len(re.findall(rf"{re.escape(given)} +\d", printed)) == 2
+
+
+def test_the_page_shows_the_scenes_and_the_training(done):
+    folder, _ = done
+    page = (folder / "page.html").read_text()
+    for sample in (Scenes("test", [1, 2, 3], 6)[i] for i in range(6)):
+        assert html.escape(sample["context"]) in page
+        assert all(html.escape(caption) in page for caption in sample["captions"])
+    assert page.count("<article") == 6
+    loss, exact = re.findall(r"<svg.*?</svg>", page, re.S)
+    assert (loss.count("<circle"), exact.count("<circle")) == (4, 4)
+    assert "for 4 steps" in page
+
+
+def test_the_commands_that_it_names_run(done, shipped, monkeypatch):
+    folder, printed = done
+    monkeypatch.setattr(adopt, "SHIPPED", shipped)
+    commands = [line.strip() for line in printed.splitlines() if line.startswith("  captioner ")]
+    assert len(commands) == 4
+    assert str(folder / "page.html") in printed
+    page = (folder / "page.html").read_text()
+    shorten = {"caption": ["--num-workers", "0"], "evaluate": ["data.limit=2", "--num-workers", "0"]}
+    shorten["train"] = [
+        "training.max_steps=1",
+        "training.max_eval_samples=1",
+        f"training.output_dir={folder / 'other'}",
+    ]
+    for command in commands:
+        assert html.escape(command) in page
+        _, name, *arguments = shlex.split(command)
+        result = CliRunner().invoke(app, [name, *arguments, *shorten[name]], catch_exceptions=False)
+        assert result.exit_code == 0, f"{command}\n{result.output}"
+
+
+def test_the_live_config_is_one_file_in_the_package_and_in_the_repository():
+    assert (ROOT / "configs/demo.yaml").samefile(demo.LIVE)
+    assert demo.LIVE.parent == Path(demo.__file__).parent
+    settings = load_settings(demo.LIVE)
+    assert settings.data.levels == [1]
+    assert settings.generation.num_beams == 1
+
+
+@pytest.mark.parametrize("steps", [1, 4, 7, 400, 3000])
+def test_the_live_settings_fit_any_number_of_steps(tmp_path, steps):
+    options = demo.live_settings(tmp_path / "a: [b]", steps).training
+    assert options.output_dir == str(tmp_path / "a: [b]")
+    assert options.max_steps == options.save_steps == steps
+    assert -(-steps // options.eval_steps) <= 6
+    assert options.warmup_steps < steps
+    assert steps // options.logging_steps <= 120
+
+
+@pytest.mark.parametrize(
+    ("milliseconds", "least", "most"), [(0.01, 3000, 3000), (75, 1300, 1500), (600, 400, 400), (9000, 400, 400)]
+)
+def test_the_steps_fit_into_two_minutes(monkeypatch, milliseconds, least, most):
+    def pretend(settings):
+        options = settings.training
+        steps = range(options.logging_steps, options.max_steps + 1, options.logging_steps)
+        lines = [{"step": s, "minutes": round(0.1 + s * milliseconds / 60_000, 3), "loss": 1.0} for s in steps]
+        log = Path(options.output_dir) / "metrics.jsonl"
+        log.write_text("".join(json.dumps(line) + "\n" for line in [*lines, {"step": steps[-1], "exact_match": 0.0}]))
+
+    monkeypatch.setattr(demo, "train", pretend)
+    assert least <= demo.steps_that_fit() <= most
+
+
+def test_an_installation_without_captioners_is_explained(tmp_path, monkeypatch):
+    monkeypatch.setattr(adopt, "SHIPPED", tmp_path)
+    result = CliRunner().invoke(app, ["demo", "--output", str(tmp_path / "page.html")])
+    assert result.exit_code == 2
+    assert "lacks the shipped captioners ['scenes-concatenated', 'scenes-separate']" in " ".join(result.output.split())
