@@ -4,6 +4,7 @@
 quality:
 	ruff check .
 	ruff format --check .
+	lint-imports
 
 format:
 	ruff check --fix .
@@ -11,7 +12,7 @@ format:
 
 test:
 	pip install -e '.[test]'
-	pytest
+	pytest -n 2
 
 notebooks:
 	pip install -e '.[notebooks]'

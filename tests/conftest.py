@@ -16,6 +16,7 @@ from torch.nn.attention.flex_attention import flex_attention
 from transformers import BertTokenizer, GPT2Tokenizer, masking_utils
 from transformers.integrations.flex_attention import WrappedFlexAttention
 
+import captioner.base.screen  # noqa: F401  # consoles take the width of the terminal once: before a test sets another
 from captioner import Captioner, CaptionerConfig, CaptionerProcessor
 from captioner.adopt.vocabulary import train_tokenizer
 from captioner.model import MODES, Gate, ImageSettings

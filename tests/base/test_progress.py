@@ -4,7 +4,7 @@ import io
 
 from rich.console import Console
 
-from captioner.base import progress
+from captioner.base import screen
 from captioner.bulk.journal import Journal
 
 
@@ -25,7 +25,7 @@ def test_whole_lines_of_every_process_of_the_shard_are_counted_once(tmp_path):
 
 def test_a_bar_shows_what_is_finished_whenever_it_is_drawn(monkeypatch):
     shown, finished = io.StringIO(), [3]
-    monkeypatch.setattr(progress, "errors", Console(file=shown, force_terminal=True, width=100))
-    with progress.watching("captioning", 20, lambda: finished[0]):
+    monkeypatch.setattr(screen, "errors", Console(file=shown, force_terminal=True, width=100))
+    with screen.watching("captioning", 20, lambda: finished[0]):
         finished[0] = 7
     assert "7/20" in shown.getvalue()

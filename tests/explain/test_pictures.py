@@ -189,6 +189,6 @@ def test_attend_explains_a_file_that_is_no_image(tmp_path, monkeypatch):
 
 
 def test_attend_without_matplotlib_says_what_to_install(scene, monkeypatch):
-    monkeypatch.setitem(sys.modules, "captioner.pictures", None)
+    monkeypatch.setitem(sys.modules, "captioner.explain.pictures", None)
     code, printed = run(scene[1], "-m", "scenes-separate")
     assert (code, "pip install 'captioner[plots]'" in printed) == (2, True), printed

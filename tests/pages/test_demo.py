@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from captioner.adopt import load as adopt
+from captioner.adopt import assemble, load, loading
 from captioner.base import console, load_settings
 from captioner.cli.main import app
 from captioner.evaluation import evaluate, score_records
@@ -32,7 +32,7 @@ def shipped(tmp_path_factory):
     folder = tmp_path_factory.mktemp("shipped")
     for mode, name in demo.SHIPPED.items():
         settings = load_settings(ROOT / "configs/scenes.yaml", [*TINY, f"model.conditioning={mode}"])
-        save_captioner(*adopt.assemble(settings.model, settings.data, lambda: VOCABULARY), folder / name)
+        save_captioner(*assemble(settings.model, settings.data, lambda: VOCABULARY), folder / name)
     return folder
 
 
@@ -41,7 +41,7 @@ def done(shipped, tmp_path_factory):
     """One demo, run by the command line: its folder and what it printed."""
     folder = tmp_path_factory.mktemp("out")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(adopt, "SHIPPED", shipped)
+        patch.setattr(loading, "SHIPPED", shipped)
         patch.setattr(console, "_width", 80)
         arguments = ["demo", "--output", str(folder / "page.html"), "--scenes", "2", "--steps", "4"]
         result = CliRunner().invoke(app, arguments, catch_exceptions=False)
@@ -54,7 +54,7 @@ def test_the_demo_leaves_a_page_a_picture_and_a_captioner(done):
     assert {path.name for path in folder.iterdir()} == {"page.html", "captioner-demo-scene.png", "captioner-demo-live"}
     with Image.open(folder / "captioner-demo-scene.png") as image:
         assert image.size == (64, 64)
-    adopt.load(folder / "captioner-demo-live/best")
+    load(folder / "captioner-demo-live/best")
 
 
 def test_table_and_page_say_what_an_evaluation_measures(done, shipped):
@@ -64,7 +64,7 @@ def test_table_and_page_say_what_an_evaluation_measures(done, shipped):
     numbers, captions = [], []
     for name in demo.SHIPPED.values():
         for hidden in demo.GIVEN.values():
-            records = evaluate(*adopt.load(shipped / name), unseen, generation, hidden=hidden).records
+            records = evaluate(*load(shipped / name), unseen, generation, hidden=hidden).records
             captions += [record["caption"] for record in records]
             scores = [score_records([r for r in records if r["level"] == level]) for level in (1, 2, 3)]
             numbers += [t for s in scores for t in (f"{100 * s['exact_match']:.1f} %", f"{s['cider_d']:.2f}")]
@@ -92,7 +92,7 @@ def test_the_page_shows_the_scenes_and_the_training(done):
 
 def test_the_commands_that_it_names_run(done, shipped, monkeypatch):
     folder, printed = done
-    monkeypatch.setattr(adopt, "SHIPPED", shipped)
+    monkeypatch.setattr(loading, "SHIPPED", shipped)
     commands = [line.strip() for line in printed.splitlines() if line.startswith("  captioner ")]
     assert len(commands) == 4
     assert str(folder / "page.html") in printed
@@ -112,7 +112,7 @@ def test_the_commands_that_it_names_run(done, shipped, monkeypatch):
 
 def test_the_live_config_is_one_file_in_the_package_and_in_the_repository():
     assert (ROOT / "configs/demo.yaml").samefile(demo.LIVE)
-    assert demo.LIVE.parent == Path(demo.__file__).parent
+    assert demo.LIVE.parent == Path(demo.__file__).parents[1] / "templates"
     settings = load_settings(demo.LIVE)
     assert settings.data.levels == [1]
     assert settings.generation.num_beams == 1
@@ -144,7 +144,7 @@ def test_the_steps_fit_into_two_minutes(monkeypatch, milliseconds, least, most):
 
 
 def test_an_installation_without_captioners_is_explained(tmp_path, monkeypatch):
-    monkeypatch.setattr(adopt, "SHIPPED", tmp_path)
+    monkeypatch.setattr(loading, "SHIPPED", tmp_path)
     result = CliRunner().invoke(app, ["demo", "--output", str(tmp_path / "page.html")])
     assert result.exit_code == 2
     assert "lacks the shipped captioners ['scenes-concatenated', 'scenes-separate']" in " ".join(result.output.split())

@@ -74,10 +74,10 @@ def test_all_three_layouts_have_a_config():
 
 
 def test_the_layers_that_fsdp_wraps_exist():
-    import captioner.decoder
+    from captioner.model import decoder
 
     config = yaml.safe_load((ROOT / "configs/accelerate/fsdp2.yaml").read_text())["fsdp_config"]
-    assert hasattr(captioner.decoder, config["fsdp_transformer_layer_cls_to_wrap"])
+    assert hasattr(decoder, config["fsdp_transformer_layer_cls_to_wrap"])
 
 
 @pytest.mark.parametrize("name", ["FSDP", "DEEPSPEED"])
