@@ -61,8 +61,8 @@ def numbers() -> list[str]:
     return [
         *lines,
         "",
-        f"Together {len(package)} files and {own:,} lines, and {tested:,} lines of tests ({share:.0%}). Functions:",
-        f"{len(lengths)}, median {middle:.0f} lines, 90th percentile {most:.0f}, longest {max(lengths)}, with docstrings.",
+        f"Together {len(package)} files and {own:,} lines, and {tested:,} lines of tests ({share:.0%}).",
+        f"Functions: {len(lengths)}, median {middle:.0f} lines, 90th percentile {most:.0f}, longest {max(lengths)}.",
         "",
     ]
 
