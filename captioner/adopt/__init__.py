@@ -1,6 +1,7 @@
 """From names and foreign checkpoints to captioners; from one conditioning mode to another.
 
-Knows nothing about data, searches or training.
+What has a name (ours, shipped, of another architecture, a language model, an encoder) becomes a captioner and its
+processor here, as does what a run's settings describe. Knows nothing about data, searches or training.
 """
 
 from ..base.lazy import handed_on
@@ -8,9 +9,13 @@ from ..base.lazy import handed_on
 __getattr__, __dir__, __all__ = handed_on(
     __name__,
     {
+        "architecture": "ForeignError",
+        "language_models": "FamilyError",
         "loading": "AdoptError DEFAULT_MODEL assemble load shipped_names",
-        "parts": "from_parts load_timm_weights",
+        "parts": "from_parts",
+        "pretrained": "PartsError load_timm_weights",
         "remote_code": "code_beside",
         "switching": "add_modality switch_conditioning",
+        "vocabulary": "train_tokenizer",
     },
 )

@@ -1,197 +1,27 @@
-"""Captioners of other architectures as ours: shape, weights and processor of ViT-GPT2 and its like, and of BLIP.
+"""Captioners of other architectures as ours: shape, weights and processor.
 
-Knows what transformers saves; what a text decoder's weights are called is said in `families.py`. Each architecture is
-loaded by transformers itself and then translated in memory, so old and sharded files need no care here.
+Each architecture is loaded by transformers itself and then translated in memory, so old and sharded files need no care
+here. Knows what every `ForeignCaptioner` has; knows nothing about any one architecture.
 """
 
 import math
-from collections.abc import Callable
-from copy import deepcopy
-from typing import Any, NamedTuple
+from typing import Any
 
-import torch
-from torch import Tensor, nn
-from transformers import (
-    AutoImageProcessor,
-    AutoModel,
-    AutoTokenizer,
-    BlipForConditionalGeneration,
-    GenerationConfig,
-    PreTrainedConfig,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-    VisionEncoderDecoderModel,
-)
+from torch import Tensor
+from transformers import AutoImageProcessor, AutoModel, AutoTokenizer, GenerationConfig, PreTrainedTokenizerBase
 
 from ..base import one_line
 from ..model import Captioner, CaptionerConfig, CaptionerProcessor, DecoderConfig, ImageSettings
-from .families import BERT, FAMILIES, Family, module
+from .architecture import ForeignCaptioner, ForeignError
+from .blip import BLIP
+from .language_models import module
+from .vision_encoder_decoder import VISION_ENCODER_DECODER
 
+# Model type in config.json → how such captioners are taken over.
+ARCHITECTURES = {"vision-encoder-decoder": VISION_ENCODER_DECODER, "blip": BLIP}
+SUPPORTED = " and ".join(architecture.supported for architecture in ARCHITECTURES.values())
 INTERPOLATIONS = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}  # PIL's numbers, which transformers saves
-ACTIVATIONS = {  # of transformers → of timm
-    "gelu": "gelu",
-    "gelu_new": "gelu_tanh",
-    "gelu_pytorch_tanh": "gelu_tanh",
-    "quick_gelu": "quick_gelu",
-    "relu": "relu",
-    "silu": "silu",
-}
 MAX_CAPTION_LENGTH = 40
-
-
-class ForeignError(ValueError):
-    """A captioner of another architecture that cannot be taken over; the message says what can."""
-
-
-class ImageFamily(NamedTuple):
-    """How one family of image encoders becomes a timm model.
-
-    Args:
-        name: the timm model whose shape is overridden.
-        weights: an encoder → its weights under timm's names.
-    """
-
-    name: str
-    weights: Callable[[nn.Module], dict[str, Tensor]]
-
-    def configuration(self, source: PreTrainedConfig) -> dict[str, Any]:
-        """The shape, as in `CaptionerConfig.image_encoder`."""
-        if source.hidden_act not in ACTIVATIONS:
-            raise ForeignError(
-                f"`hidden_act` of the image encoder must be one of {sorted(ACTIVATIONS)}, but is {source.hidden_act!r}"
-            )
-        return {
-            "name": self.name,
-            "image_size": source.image_size,
-            "patch_size": source.patch_size,
-            "embed_dim": source.hidden_size,
-            "depth": source.num_hidden_layers,
-            "num_heads": source.num_attention_heads,
-            "mlp_ratio": source.intermediate_size / source.hidden_size,
-            "qkv_bias": getattr(source, "qkv_bias", True),
-            "act_layer": ACTIVATIONS[source.hidden_act],
-            "norm_eps": source.layer_norm_eps,
-        }
-
-
-def _vit_weights(vit: nn.Module) -> dict[str, Tensor]:
-    weights = {
-        "cls_token": vit.embeddings.cls_token,
-        "pos_embed": vit.embeddings.position_embeddings,
-        **module("patch_embed.proj", vit.embeddings.patch_embeddings.projection),
-        **module("norm", vit.layernorm),
-    }
-    for i, layer in enumerate(vit.layers):
-        attention = layer.attention
-        weights |= _side_by_side(f"blocks.{i}.attn.qkv", attention.q_proj, attention.k_proj, attention.v_proj)
-        weights |= module(f"blocks.{i}.attn.proj", attention.o_proj)
-        weights |= module(f"blocks.{i}.norm1", layer.layernorm_before)
-        weights |= module(f"blocks.{i}.norm2", layer.layernorm_after)
-        weights |= module(f"blocks.{i}.mlp.fc1", layer.mlp.fc1)
-        weights |= module(f"blocks.{i}.mlp.fc2", layer.mlp.fc2)
-    return weights
-
-
-def _deit_weights(deit: nn.Module) -> dict[str, Tensor]:
-    """A ViT with one more token, for distillation."""
-    return {**_vit_weights(deit), "dist_token": deit.embeddings.distillation_token}
-
-
-def _blip_image_weights(vit: nn.Module) -> dict[str, Tensor]:
-    """BLIP's queries, keys and values lie side by side as timm's do."""
-    weights = {
-        "cls_token": vit.embeddings.class_embedding,
-        "pos_embed": vit.embeddings.position_embedding,
-        **module("patch_embed.proj", vit.embeddings.patch_embedding),
-        **module("norm", vit.post_layernorm),
-    }
-    for i, layer in enumerate(vit.encoder.layers):
-        weights |= module(f"blocks.{i}.attn.qkv", layer.self_attn.qkv)
-        weights |= module(f"blocks.{i}.attn.proj", layer.self_attn.projection)
-        weights |= module(f"blocks.{i}.norm1", layer.layer_norm1)
-        weights |= module(f"blocks.{i}.norm2", layer.layer_norm2)
-        weights |= module(f"blocks.{i}.mlp.fc1", layer.mlp.fc1)
-        weights |= module(f"blocks.{i}.mlp.fc2", layer.mlp.fc2)
-    return weights
-
-
-def _side_by_side(name: str, *parts: nn.Linear) -> dict[str, Tensor]:
-    weights = {f"{name}.weight": torch.cat([part.weight for part in parts])}
-    if parts[0].bias is not None:
-        weights[f"{name}.bias"] = torch.cat([part.bias for part in parts])
-    return weights
-
-
-IMAGE_FAMILIES = {
-    "deit": ImageFamily("deit_base_distilled_patch16_224", _deit_weights),
-    "vit": ImageFamily("vit_base_patch16_224", _vit_weights),
-}
-BLIP_IMAGE = ImageFamily("vit_base_patch16_224", _blip_image_weights)
-DECODERS = sorted(name for name, family in FAMILIES.items() if family.cross_attention is not None)
-SUPPORTED = (
-    f"VisionEncoderDecoderModel (encoder: {' or '.join(IMAGE_FAMILIES)}; decoder: {' or '.join(DECODERS)}) and "
-    "BlipForConditionalGeneration"
-)
-
-
-class Parts(NamedTuple):
-    """What an architecture consists of, once transformers has loaded it.
-
-    Args:
-        image_family, encoder: the image encoder and how it is translated.
-        family, decoder: the text decoder and how it is translated.
-        projection: between their widths, where the architecture has one.
-        memory_width: of what the decoder attends to, where that is not the decoder's own width.
-        generation: how captions are searched for, the special tokens included.
-    """
-
-    image_family: ImageFamily
-    encoder: PreTrainedModel
-    family: Family
-    decoder: PreTrainedModel
-    projection: nn.Linear | None
-    memory_width: int | None
-    generation: GenerationConfig
-
-
-def _vision_encoder_decoder(source: str, config: dict[str, Any], kwargs: dict[str, Any]) -> Parts:
-    """Special tokens may stand in any of three places; the first that names one is the one that `generate` asks."""
-    encoder, decoder = (config[part]["model_type"] for part in ("encoder", "decoder"))
-    if encoder not in IMAGE_FAMILIES or decoder not in DECODERS:
-        raise ForeignError(f"{source} pairs {encoder!r} with {decoder!r}; captioner takes over {SUPPORTED}")
-    model = VisionEncoderDecoderModel.from_pretrained(source, **kwargs)
-    generation = deepcopy(model.generation_config)
-    for name in ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id"):
-        places = (generation, model.config, model.config.decoder)
-        values = (getattr(place, name, None) for place in places)
-        setattr(generation, name, next((value for value in values if value is not None), None))
-    return Parts(
-        IMAGE_FAMILIES[encoder],
-        model.encoder,
-        FAMILIES[decoder],
-        model.decoder,
-        getattr(model, "enc_to_dec_proj", None),
-        None,
-        generation,
-    )
-
-
-def _blip(source: str, config: dict[str, Any], kwargs: dict[str, Any]) -> Parts:
-    """Starts with bos, ends with sep; the decoder's keys and values are as wide as the image encoder's states."""
-    name = BlipForConditionalGeneration.__name__
-    if name not in (config.get("architectures") or [name]):
-        raise ForeignError(f"{source} is a {config['architectures'][0]}; captioner takes over {SUPPORTED}")
-    model = BlipForConditionalGeneration.from_pretrained(source, **kwargs)
-    text = model.config.text_config
-    generation = deepcopy(model.text_decoder.generation_config)
-    generation.bos_token_id = generation.decoder_start_token_id = text.bos_token_id
-    generation.eos_token_id, generation.pad_token_id = text.sep_token_id, text.pad_token_id
-    width = model.config.vision_config.hidden_size
-    memory_width = None if width == text.hidden_size else width
-    return Parts(BLIP_IMAGE, model.vision_model, BERT, model.text_decoder, None, memory_width, generation)
-
-
-ARCHITECTURES = {"blip": _blip, "vision-encoder-decoder": _vision_encoder_decoder}
 
 
 def adopt(
@@ -207,18 +37,24 @@ def adopt(
         kwargs: for transformers' `from_pretrained`, such as `dtype`.
 
     Raises:
-        ForeignError: a part of the architecture that ours cannot express, no image processor or no tokenizer.
+        ForeignError, FamilyError: one that is not supported, has a part that ours cannot express, or lacks its image
+            processor or its tokenizer.
         OSError: no weights.
     """
-    parts = ARCHITECTURES[config["model_type"]](source, config, {**hub, **kwargs})
+    architecture = ARCHITECTURES[config["model_type"]]
+    reason = architecture.refusal(config)
+    if reason is not None:
+        raise ForeignError(f"{source} {reason}; captioner takes over {SUPPORTED}")
+    found = architecture.load(source, **hub, **kwargs)
     images = _beside(source, "image processor", AutoImageProcessor, hub)
     tokenizer = _beside(source, "tokenizer", AutoTokenizer, hub)
-    decoder = parts.family.configuration(parts.decoder.config)
-    processor = _processor(parts.generation, image_settings(images), tokenizer, decoder.max_positions)
-    return _translate(parts, decoder, processor, attn_implementation), processor
+    decoder = found.family.configuration(found.decoder.config)
+    processor = _processor(found.generation, image_settings(images), tokenizer, decoder.max_positions)
+    return _translate(found, decoder, processor, attn_implementation), processor
 
 
 def _beside(source: str, what: str, auto: type, hub: dict[str, Any]) -> Any:
+    """What lies beside the model, loaded by one of transformers' auto classes."""
     try:
         return auto.from_pretrained(source, **hub)
     except (OSError, ValueError) as error:
@@ -244,11 +80,11 @@ def _processor(
 
 
 def _translate(
-    parts: Parts, decoder: DecoderConfig, processor: CaptionerProcessor, attn_implementation: str | None
+    found: ForeignCaptioner, decoder: DecoderConfig, processor: CaptionerProcessor, attn_implementation: str | None
 ) -> Captioner:
-    head, embedding = parts.decoder.get_output_embeddings(), parts.decoder.get_input_embeddings()
+    head, embedding = found.decoder.get_output_embeddings(), found.decoder.get_input_embeddings()
     decoder.tie_word_embeddings = head.weight is embedding.weight
-    eos = parts.generation.eos_token_id
+    eos = found.generation.eos_token_id
     tokens = {
         "bos_token_id": processor.start_token_id,
         "decoder_start_token_id": processor.start_token_id,
@@ -256,26 +92,26 @@ def _translate(
         "pad_token_id": processor.pad_token_id,
     }
     config = CaptionerConfig(
-        image_encoder=parts.image_family.configuration(parts.encoder.config),
+        image_encoder=found.image_family.configuration(found.encoder.config),
         decoder=decoder,
-        memory_width=parts.memory_width,
+        memory_width=found.memory_width,
         **tokens,
     )
-    captioner = AutoModel.from_config(config, dtype=parts.decoder.dtype, attn_implementation=attn_implementation)
-    captioner.load_state_dict(_weights(parts))
-    captioner.generation_config = parts.generation
+    captioner = AutoModel.from_config(config, dtype=found.decoder.dtype, attn_implementation=attn_implementation)
+    captioner.load_state_dict(_weights(found))
+    captioner.generation_config = found.generation
     captioner.generation_config.update(**tokens)
-    return captioner.to(parts.decoder.device).eval()
+    return captioner.to(found.decoder.device).eval()
 
 
-def _weights(parts: Parts) -> dict[str, Tensor]:
+def _weights(found: ForeignCaptioner) -> dict[str, Tensor]:
     """Everything under its name in `Captioner`."""
-    image = parts.image_family.weights(parts.encoder)
+    image = found.image_family.weights(found.encoder)
     return {
         **{f"encoder.image.backbone.{name}": weight for name, weight in image.items()},
-        **({} if parts.projection is None else module("encoder.projections.image", parts.projection)),
-        **parts.family.weights(parts.decoder),
-        **parts.family.cross_attention(parts.decoder),
+        **({} if found.projection is None else module("encoder.projections.image", found.projection)),
+        **found.family.weights(found.decoder),
+        **found.family.cross_attention(found.decoder),
     }
 
 

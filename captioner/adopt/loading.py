@@ -1,4 +1,7 @@
-"""From names to captioners: load by path, Hub id or shipped name, or build what a run's settings describe."""
+"""From names to captioners: load by path, Hub id or shipped name, or build what a run's settings describe.
+
+Knows where names lead; how a captioner of another architecture is taken over is said in `foreign.py`.
+"""
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -10,7 +13,8 @@ from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBas
 from ..base import DataSettings, ModelSettings, one_line
 from ..model import Captioner, CaptionerConfig, CaptionerProcessor
 from .foreign import ARCHITECTURES, SUPPORTED, adopt
-from .parts import SHIPPED, from_parts, pretrained
+from .parts import from_parts
+from .pretrained import SHIPPED, load_part
 from .vocabulary import train_tokenizer
 
 DEFAULT_MODEL = "Salesforce/blip-image-captioning-base"
@@ -106,5 +110,5 @@ def assemble(
 
 def _caption_tokenizer(data: DataSettings, texts: Callable[[], Iterable[str]]) -> PreTrainedTokenizerBase:
     if isinstance(data.tokenizer, str):
-        return pretrained(AutoTokenizer, data.tokenizer)
+        return load_part(AutoTokenizer, data.tokenizer)
     return train_tokenizer(texts(), **data.tokenizer.model_dump())

@@ -14,8 +14,15 @@ from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBas
 from ..base import one_line
 from ..model import MODES, CaptionerConfig, ImageSettings
 from .branches import take_over
-from .further_parts import further_inputs, further_shape
-from .parts import context_configuration, load_pretrained_parts, pretrained
+from .parts import (
+    Parts,
+    context_configuration,
+    load_pretrained_parts,
+    modality_inputs,
+    modality_shape,
+    timm_encoder,
+)
+from .pretrained import load_part
 
 if TYPE_CHECKING:
     from ..model import Captioner, CaptionerProcessor
@@ -85,7 +92,7 @@ def add_modality(
     if name in config.modalities:
         raise SwitchError(f"cannot add {name!r} to a captioner of {config.modalities}: it is there already")
     if name == "image" and isinstance(encoder, str):
-        encoder = {"name": encoder.removeprefix("timm/"), "pretrained": True}
+        encoder = timm_encoder(encoder)
     shape, inputs = NEWCOMERS.get(name, partial(_new_further, name))(encoder, tokenizer, config, processor)
     changed = _changed(config, **_as_option(name, shape, config), conditioning="separate", fusion="gated")
     if processor is not None:
@@ -129,7 +136,7 @@ def _new_context(
 ) -> tuple[PreTrainedConfig, dict[str, Any]]:
     """The configuration of a context encoder, and what the processor must know to feed it."""
     if isinstance(encoder, str) and tokenizer is None:
-        tokenizer = pretrained(AutoTokenizer, encoder)
+        tokenizer = load_part(AutoTokenizer, encoder)
     shape = context_configuration(encoder, config.decoder.vocab_size if tokenizer is None else len(tokenizer))
     inputs = {"context_tokenizer": tokenizer}
     positions = getattr(shape, "max_position_embeddings", None)
@@ -157,11 +164,11 @@ def _new_further(
     processor: "CaptionerProcessor | None",
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """The shape of a further encoder, and what the processor must know to feed it."""
-    shape = further_shape(encoder)
+    shape = modality_shape(encoder)
     if processor is None:
         return shape, {}
     changed = _changed(config, **_as_option(name, shape, config))
-    return shape, {"further": processor.further | further_inputs({name: encoder}, changed)}
+    return shape, {"further": processor.further | modality_inputs({name: encoder}, changed)}
 
 
 def _as_option(name: str, shape: Any, config: CaptionerConfig | None = None) -> dict[str, Any]:
@@ -182,10 +189,7 @@ def _donor(name: str, encoder: "Encoder", shape: Any, model: "Captioner") -> "Ca
         **_as_option(name, shape), decoder=decoder, memory_width=next(iter(model.encoder.widths.values()))
     )
     donor = type(model)(config)
-    given = {"image": None, "context": None}
-    further = {} if name in given else {name: encoder}
-    given[name] = encoder
-    load_pretrained_parts(donor, given["image"], given["context"], {}, further)
+    load_pretrained_parts(donor, Parts(**_as_option(name, encoder)))
     return donor.to(model.device, model.dtype).train(model.training)
 
 

@@ -15,9 +15,8 @@ from transformers import (
 )
 
 from captioner import Captioner, from_parts
-from captioner.adopt import assemble, load
-from captioner.adopt.parts import PartsError, fill
-from captioner.adopt.vocabulary import train_tokenizer
+from captioner.adopt import PartsError, assemble, load, train_tokenizer
+from captioner.adopt.pretrained import fill
 from captioner.base import DataSettings, ModelSettings
 from captioner.model import MODES
 

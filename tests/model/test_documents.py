@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import BertTokenizer
 
-from captioner.adopt import from_parts
-from captioner.adopt.parts import PartsError, special_ids
+from captioner.adopt import PartsError, from_parts
+from captioner.adopt.parts import special_ids
 from captioner.adopt.vocabulary import train_tokenizer
 from captioner.explain.attribution import attribute
 from captioner.model import MODES, Captioner, CaptionerProcessor

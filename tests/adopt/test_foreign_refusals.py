@@ -15,9 +15,8 @@ from transformers import (
 )
 
 from captioner import load
-from captioner.adopt import DEFAULT_MODEL, AdoptError, shipped_names
-from captioner.adopt.families import FamilyError
-from captioner.adopt.foreign import ForeignError, image_settings
+from captioner.adopt import DEFAULT_MODEL, AdoptError, FamilyError, ForeignError, shipped_names
+from captioner.adopt.foreign import image_settings
 
 
 def test_without_a_model_and_without_a_network_the_error_names_what_works():

@@ -9,7 +9,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, OPTConfig
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 from captioner import Captioner
-from captioner.adopt.parts import PartsError
+from captioner.adopt import PartsError
 from captioner.model import DecoderConfig
 from captioner.model.norms import RMSNorm
 from captioner.search import SearchOptions, search

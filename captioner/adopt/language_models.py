@@ -1,6 +1,8 @@
-"""Families of pretrained text decoders: how each one's shape and weights become our decoder's.
+"""Families of pretrained language models: how each one's shape and weights become our decoder's.
 
-Knows configurations and tensors by their names; knows nothing about files, encoders or processors.
+Llama (and SmolLM2, which is one), Mistral, Qwen2, Qwen2.5 and Qwen3 name their tensors alike; they differ in biases,
+norms of queries and keys, and windows. Knows configurations and tensors by their names; knows nothing about files,
+encoders or processors.
 """
 
 from collections.abc import Callable
@@ -67,13 +69,13 @@ def _gpt2_weights(source: nn.Module) -> dict[str, Tensor]:
     }
     for i, layer in enumerate(transformer.h):
         block = f"decoder.blocks.{i}"
-        query, key, value = _parts(layer.attn.c_attn, 3)
+        query, key, value = _linears(layer.attn.c_attn, 3)
         weights |= linear(f"{block}.self_attention.query", *_scaled(query, source.config, i))
         weights |= linear(f"{block}.self_attention.key", *key)
         weights |= linear(f"{block}.self_attention.value", *value)
-        weights |= linear(f"{block}.self_attention.output", *_parts(layer.attn.c_proj)[0])
-        weights |= linear(f"{block}.feed_forward.0", *_parts(layer.mlp.c_fc)[0])
-        weights |= linear(f"{block}.feed_forward.2", *_parts(layer.mlp.c_proj)[0])
+        weights |= linear(f"{block}.self_attention.output", *_linears(layer.attn.c_proj)[0])
+        weights |= linear(f"{block}.feed_forward.0", *_linears(layer.mlp.c_fc)[0])
+        weights |= linear(f"{block}.feed_forward.2", *_linears(layer.mlp.c_proj)[0])
         weights |= module(f"{block}.self_residual.norm", layer.ln_1)
         weights |= module(f"{block}.feed_residual.norm", layer.ln_2)
     return weights
@@ -84,17 +86,17 @@ def _gpt2_cross_attention(source: nn.Module) -> dict[str, Tensor]:
     weights = {}
     for i, layer in enumerate(source.transformer.h):
         cross = f"decoder.blocks.{i}.cross_attention"
-        key, value = _parts(layer.crossattention.c_attn, 2)
-        query = _parts(layer.crossattention.q_attn)[0]
+        key, value = _linears(layer.crossattention.c_attn, 2)
+        query = _linears(layer.crossattention.q_attn)[0]
         weights |= linear(f"{cross}.attention.query", *_scaled(query, source.config, i))
         weights |= linear(f"{cross}.attention.key", *key)
         weights |= linear(f"{cross}.attention.value", *value)
-        weights |= linear(f"{cross}.attention.output", *_parts(layer.crossattention.c_proj)[0])
+        weights |= linear(f"{cross}.attention.output", *_linears(layer.crossattention.c_proj)[0])
         weights |= module(f"{cross}.residual.norm", layer.ln_cross_attn)
     return weights
 
 
-def _parts(conv: nn.Module, count: int = 1) -> list[tuple[Tensor, Tensor]]:
+def _linears(conv: nn.Module, count: int = 1) -> list[tuple[Tensor, Tensor]]:
     """The linear layers that lie side by side in a `Conv1D`, whose weights are (in, out)."""
     return list(zip(conv.weight.T.chunk(count), conv.bias.chunk(count), strict=True))
 
@@ -197,11 +199,102 @@ def _roberta_weights(source: nn.Module) -> dict[str, Tensor]:
     }
 
 
+def _llama_like_configuration(source: PreTrainedConfig, **switches: bool) -> DecoderConfig:
+    """What Llama and its like have in common; `switches` are what a family adds.
+
+    Attention within a sliding window is full attention as long as a caption is no longer than the window.
+    """
+    window = getattr(source, "sliding_window", None)
+    positions = source.max_position_embeddings
+    return DecoderConfig(
+        vocab_size=source.vocab_size,
+        hidden_size=source.hidden_size,
+        num_layers=source.num_hidden_layers,
+        num_heads=source.num_attention_heads,
+        num_key_value_heads=source.num_key_value_heads,
+        head_dim=getattr(source, "head_dim", None),
+        feed_forward="gated",
+        intermediate_size=source.intermediate_size,
+        positions="rotary",
+        rope_theta=_rope_theta(source),
+        max_positions=positions if window is None else min(positions, window),
+        norm="rms",
+        norm_eps=source.rms_norm_eps,
+        activation=source.hidden_act,
+        dropout=0.0,
+        initializer_range=source.initializer_range,
+        tie_word_embeddings=source.tie_word_embeddings,
+        **{"attention_bias": False, "attention_output_bias": False, "feed_forward_bias": False, **switches},
+    )
+
+
+def _rope_theta(source: PreTrainedConfig) -> float:
+    rope = source.rope_parameters
+    if rope["rope_type"] != "default":
+        raise FamilyError(
+            f"`rope_type` of a {source.model_type} decoder must be 'default', but is {rope['rope_type']!r}; "
+            "take a model whose rotary angles are not scaled"
+        )
+    return rope["rope_theta"]
+
+
+def _llama_configuration(source: PreTrainedConfig) -> DecoderConfig:
+    bias = source.attention_bias
+    return _llama_like_configuration(
+        source, attention_bias=bias, attention_output_bias=bias, feed_forward_bias=source.mlp_bias
+    )
+
+
+def _qwen2_configuration(source: PreTrainedConfig) -> DecoderConfig:
+    return _llama_like_configuration(source, attention_bias=True)
+
+
+def _qwen3_configuration(source: PreTrainedConfig) -> DecoderConfig:
+    bias = source.attention_bias
+    return _llama_like_configuration(source, attention_bias=bias, attention_output_bias=bias, query_key_norm=True)
+
+
+def _llama_weights(source: nn.Module) -> dict[str, Tensor]:
+    weights = {
+        "decoder.token_embedding.weight": source.model.embed_tokens.weight,
+        "decoder.final_norm.weight": source.model.norm.weight,
+        "lm_head.weight": source.lm_head.weight,
+    }
+    for i, layer in enumerate(source.model.layers):
+        block = f"decoder.blocks.{i}"
+        for name, part in _llama_parts(layer).items():
+            weights |= linear(f"{block}.{name}", part.weight, getattr(part, "bias", None))
+    return weights
+
+
+def _llama_parts(layer: nn.Module) -> dict[str, nn.Module]:
+    """Our name in a block → the part of a layer."""
+    attention, feed_forward = layer.self_attn, layer.mlp
+    parts = {
+        "self_residual.norm": layer.input_layernorm,
+        "self_attention.query": attention.q_proj,
+        "self_attention.key": attention.k_proj,
+        "self_attention.value": attention.v_proj,
+        "self_attention.output": attention.o_proj,
+        "feed_residual.norm": layer.post_attention_layernorm,
+        "feed_forward.gate": feed_forward.gate_proj,
+        "feed_forward.up": feed_forward.up_proj,
+        "feed_forward.down": feed_forward.down_proj,
+    }
+    if hasattr(attention, "q_norm"):
+        parts |= {"self_attention.query_norm": attention.q_norm, "self_attention.key_norm": attention.k_norm}
+    return parts
+
+
 BERT = Family(_bert_configuration, _bert_weights, _bert_cross_attention)
 
 # Model type of transformers → how it is translated.
 FAMILIES = {
     "bert": BERT,
     "gpt2": Family(_gpt2_configuration, _gpt2_weights, _gpt2_cross_attention),
+    "llama": Family(_llama_configuration, _llama_weights),
+    "mistral": Family(_llama_like_configuration, _llama_weights),
+    "qwen2": Family(_qwen2_configuration, _llama_weights),
+    "qwen3": Family(_qwen3_configuration, _llama_weights),
     "roberta": Family(_roberta_configuration, _roberta_weights, _bert_cross_attention),
 }

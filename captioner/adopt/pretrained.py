@@ -1,0 +1,117 @@
+"""What lies under a name or in a directory: pretrained parts, and their weights for the same parts of a captioner.
+
+Knows how weights are named and loaded; knows nothing about how parts are joined.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from safetensors import safe_open
+from torch import Tensor, nn
+from transformers import AutoModel, AutoModelForCausalLM
+
+from ..base import one_line
+from ..model import Captioner, TransformersEncoder, build_backbone, text_encoder_class
+from .language_models import FAMILIES
+
+SHIPPED = Path(__file__).parents[1] / "shipped"
+IMAGE_ENCODER = "encoder.image.backbone."  # in a captioner's weights
+
+
+class PartsError(ValueError):
+    """A part that is missing or cannot be used; the message says what would work."""
+
+
+def load_part(auto: type, name: str, **options: Any) -> Any:
+    """Load a part by name or directory with one of transformers' auto classes.
+
+    Raises:
+        PartsError: no such part there.
+    """
+    try:
+        return auto.from_pretrained(name, **options)
+    except (OSError, ValueError) as error:
+        raise PartsError(
+            f"cannot load the pretrained part {name!r}: give a local directory or a Hub repository that can be "
+            f"reached ({one_line(error)[:160]})"
+        ) from error
+
+
+def load_timm_weights(backbone: nn.Module, image_encoder: dict[str, Any]) -> None:
+    """Weights from the Hub (`pretrained: true`) or a local file (`pretrained: path`), resized to the image size.
+
+    Where it names a captioner, those of its image encoder as they are.
+
+    Args:
+        backbone: the timm model that gets them.
+        image_encoder: what it was built from, with `pretrained`.
+
+    Raises:
+        PartsError: weights that are not there or do not fit.
+    """
+    weights = image_encoder["pretrained"]
+    places = [place / "model.safetensors" for place in (Path(str(weights)), SHIPPED / str(weights))]
+    captioner = next((file for file in places if file.is_file()), None)
+    if captioner is not None:
+        _load_captioners_image_encoder(backbone, captioner)
+        return
+    options = {k: v for k, v in image_encoder.items() if k != "pretrained"}
+    if isinstance(weights, str):
+        if not Path(weights).is_file():
+            raise PartsError(
+                f"`image_encoder.pretrained` is {weights!r}, which is no file and no captioner; give one, true or false"
+            )
+        options["pretrained_cfg_overlay"] = {"file": weights}
+    try:
+        source = build_backbone(options, pretrained=True)
+    except (OSError, RuntimeError) as error:
+        raise PartsError(
+            f"cannot load the weights of {options['name']!r}: the Hub must be reachable, or `image_encoder.pretrained` "
+            f"the path of a local file ({one_line(error)[:160]})"
+        ) from error
+    backbone.load_state_dict(source.state_dict())
+
+
+def _load_captioners_image_encoder(backbone: nn.Module, file: Path) -> None:
+    """The image encoder's weights in a captioner's file."""
+    with safe_open(file, "pt") as tensors:
+        names = [name for name in tensors.keys() if name.startswith(IMAGE_ENCODER)]  # noqa: SIM118
+        weights = {name.removeprefix(IMAGE_ENCODER): tensors.get_tensor(name) for name in names}
+    try:
+        backbone.load_state_dict(weights)
+    except RuntimeError as error:
+        raise PartsError(
+            f"{file} has no image encoder of this shape; set `model.image_encoder` as its config.json has it "
+            f"({one_line(error)[:160]})"
+        ) from error
+
+
+def load_context_weights(captioner: Captioner, name: str) -> None:
+    """Those of a pretrained text encoder."""
+    config = captioner.config.context_encoder
+    source = load_part(text_encoder_class(config), name, config=config)
+    captioner.encoder.context.model.load_state_dict(source.state_dict(), strict=False)
+
+
+def load_modality_weights(encoder: TransformersEncoder, name: str) -> None:
+    """Those of a pretrained encoder of a further modality."""
+    source = load_part(AutoModel, name)
+    source = source.get_encoder() if source.config.is_encoder_decoder else source
+    encoder.model.load_state_dict(source.state_dict(), strict=False)
+
+
+def load_decoder_weights(captioner: Captioner, name: str) -> None:
+    """Those of a pretrained language model, its vocabulary head included."""
+    source = load_part(AutoModelForCausalLM, name)
+    fill(captioner, FAMILIES[source.config.model_type].weights(source))
+
+
+def fill(captioner: nn.Module, weights: dict[str, Tensor]) -> None:
+    """Put translated weights in; what they do not name (the cross-attention) stays new.
+
+    Raises:
+        PartsError: weights that the captioner has no place for.
+    """
+    unexpected = captioner.load_state_dict(weights, strict=False).unexpected_keys
+    if unexpected:
+        raise PartsError(f"weights without a place in the captioner: {unexpected}")
