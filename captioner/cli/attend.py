@@ -41,10 +41,10 @@ def attend(
     if image is None and context is None and not files:
         fail("nothing to caption: give an IMAGE, `--context` or `--further NAME=FILE`", code=2)
     try:
-        from ..explain import check_format, picture
+        from ..explain import check_picture_name, picture
     except ImportError:
         fail("pictures need matplotlib: pip install 'captioner[plots]'", code=2)
-    check_format(output)
+    check_picture_name(output)
     from ..adopt import load
     from ..explain import look
 

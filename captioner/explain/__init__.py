@@ -1,6 +1,7 @@
-"""What a finished caption rests on: attention, attribution, overlays and pictures.
+"""What a finished caption rests on: recorded, measured word by word, and laid over the photo or into a picture.
 
-Knows nothing about pages and commands.
+A caption is looked into after any search, by one pass over it. Knows captioners; knows nothing about searches, pages
+and commands.
 """
 
 from ..base.lazy import handed_on
@@ -8,9 +9,11 @@ from ..base.lazy import handed_on
 __getattr__, __dir__, __all__ = handed_on(
     __name__,
     {
-        "attribution": "Attribution AttributionError METHODS",
+        "attribution": "Attribution AttributionError METHODS PART_NAMES",
         "looking": "Look look say",
-        "overlays": "enlarged overlay reduced veil",
-        "pictures": "check_format picture",
+        "measuring": "attribute",
+        "overlays": "overlay veil",
+        "photos": "enlarged reduced",
+        "pictures": "check_picture_name picture",
     },
 )

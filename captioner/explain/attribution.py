@@ -1,30 +1,30 @@
-"""What a finished caption rests on: for every word, which patches and which context tokens, and how much of each.
+"""What a finished caption rests on, once it is measured: for every word, which patches and which context tokens.
 
-One teacher-forced pass over the caption, so it works after any search and on any attention backend. Attention is one
-witness; `saliency` (gradients) and `without` (log-probabilities when a modality is taken away) are two others. Knows
-nothing about files or drawing. W words of the caption; other letters as in every file.
+Attention is one witness; `saliency` (gradients) and `without` (log-probabilities when a modality is taken away) are two
+others. Knows numbers and words; knows nothing about captioners, files or drawing. W words of the caption; other letters
+as in every file.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..model import IGNORED_LABEL, Captioner, CaptionerProcessor, Grid, ImageEncoder, Memory, nearest_grid
-from .recording import Weights, record, rollout
+from ..model import Grid
+from .recording import Weights
+from .words import Word
+
+PART_NAMES = {  # of a row's balance, in words; further modalities are called by their own names
+    "patches": "looked",
+    "prefix": "looked (class and register tokens)",
+    "context": "read",
+}
 
 
 class AttributionError(ValueError):
     """A caption or a captioner that nothing can be said about; the message says why."""
-
-
-class Word(NamedTuple):
-    """A word and the places of its tokens."""
-
-    text: str
-    tokens: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -131,186 +131,3 @@ METHODS: dict[str, Callable[[Attribution, int | None, int | None], Weights]] = {
     "rollout": lambda of, layer, head: of.rollout,
     "saliency": lambda of, layer, head: of.saliency,
 }
-
-
-def attribute(
-    model: Captioner,
-    processor: CaptionerProcessor,
-    caption: str | Sequence[int] | Tensor,
-    image: Any = None,
-    context: str | None = None,
-    **further: Any,
-) -> Attribution:
-    """Look into one finished caption.
-
-    Args:
-        caption: its text, or its ids (T,) as any search gives them, with or without start, end and padding.
-        image: what the processor reads, a list of several, or None.
-        context: text, or None.
-        further: further modalities by name.
-
-    Raises:
-        AttributionError: an empty caption, or one that is longer than the decoder's positions.
-    """
-    given = {"images": image, "context": context, **further}
-    inputs = processor(**{name: [value] for name, value in given.items() if value is not None})
-    return attribute_inputs(model, processor, caption, inputs)
-
-
-def attribute_inputs(
-    model: Captioner, processor: CaptionerProcessor, caption: str | Sequence[int] | Tensor, inputs: dict[str, Tensor]
-) -> Attribution:
-    """As `attribute`, of one sample that is tensors already: the encoders' keywords, B = 1."""
-    own = _caption_ids(processor, caption, model.config.decoder.max_positions)
-    inputs = {name: value.to(model.device) for name, value in inputs.items()}
-    ids = torch.tensor([[processor.start_token_id, *own]], device=model.device)
-    words = group_words(own, processor.tokenizer)
-    if not words:
-        raise AttributionError("the caption has no words; there is nothing to look into")
-    was_training = model.training
-    model.eval()
-    try:
-        with torch.no_grad():
-            memory, sources = _encode(model, inputs)
-            seen = record(model, ids[:, :-1], memory)
-            # A modality that is not even in the memory has nothing that could be hidden.
-            hidden = {name: model.decode(ids[:, :-1], memory.without(name)).logits for name in memory.states}
-        saliency = _saliency(model, ids, memory, words)
-    finally:
-        model.train(was_training)
-    layers = {name: torch.stack([own[name][0] for own in seen.crossing]) for name in memory.states}
-    attention = _through({name: _merge(own, words).cpu() for name, own in layers.items()}, sources)
-    return Attribution(
-        words,
-        _context_words(processor, inputs),
-        _grid(model, inputs, memory, attention),
-        attention,
-        _through({name: _merge(own[0], words).cpu() for name, own in rollout(seen).items()}, sources),
-        _through(saliency, sources),
-        _log_probability(seen.logits, ids, words),
-        {name: _log_probability(logits, ids, words) for name, logits in hidden.items()},
-    )
-
-
-def _encode(model: Captioner, inputs: dict[str, Tensor]) -> tuple[Memory, Weights]:
-    """The memory; and where a resampler made it, what each latent rests on: modality → (R, S_m)."""
-    resamplers, read = model.encoder.resamplers, {}
-    hooks = [
-        resampler.register_forward_pre_hook(lambda module, given, name=name: read.update({name: given}))
-        for name, resampler in resamplers.items()
-    ]
-    try:
-        memory = model.encode(**inputs)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return memory, {name: resamplers[name].sources(*given)[0].cpu() for name, given in read.items()}
-
-
-def _through(weights: Weights, sources: Weights) -> Weights:
-    """Weights of latents (…, R) to weights of what they rest on (…, S_m)."""
-    return {name: own @ sources[name] if name in sources else own for name, own in weights.items()}
-
-
-def _caption_ids(processor: CaptionerProcessor, caption: str | Sequence[int] | Tensor, most: int) -> list[int]:
-    """The ids between start token and end."""
-    if isinstance(caption, str):
-        row = processor(captions=caption)["labels"][0].tolist()
-    else:
-        row = caption.tolist() if isinstance(caption, Tensor) else list(caption)
-        row = row[1:] if row[:1] == [processor.start_token_id] else row
-    row = row[: row.index(processor.eos_token_id)] if processor.eos_token_id in row else row
-    row = [token for token in row if token != IGNORED_LABEL]
-    if len(row) > most:
-        raise AttributionError(f"the caption has {len(row)} tokens, but the decoder has {most} positions; shorten it")
-    return row
-
-
-def group_words(ids: Sequence[int], tokenizer: Any) -> list[Word]:
-    """Sub-tokens to the words that they spell; a word is what stands between spaces in the decoded text.
-
-    A token belongs to the last word of the text up to it, whatever marks the tokenizer uses; so scripts without
-    spaces come out as one word.
-    """
-    words = tokenizer.decode(ids).split()
-    places: list[list[int]] = [[] for _ in words]
-    last = 0
-    for i in range(len(ids)):
-        spelt = len(tokenizer.decode(ids[: i + 1]).split())
-        last = min(max(last, spelt - 1), len(words) - 1)
-        places[last].append(i)
-    return [Word(text, tuple(own)) for text, own in zip(words, places, strict=True) if own]
-
-
-def _context_words(processor: CaptionerProcessor, inputs: dict[str, Tensor]) -> list[Word]:
-    """The words of the first context; each special token is a word, padding is left out."""
-    if "context_input_ids" not in inputs:
-        return []
-    tokenizer = processor.context_tokenizer or processor.tokenizer
-    ids = inputs["context_input_ids"][0].tolist()
-    there = inputs["context_attention_mask"][0].tolist()
-    special = set(tokenizer.all_special_ids) - {tokenizer.unk_token_id}
-    plain = [i for i, token in enumerate(ids) if there[i] and token not in special]
-    words = [
-        Word(word.text, tuple(plain[i] for i in word.tokens))
-        for word in group_words([ids[i] for i in plain], tokenizer)
-    ]
-    marks = [
-        Word(tokenizer.convert_ids_to_tokens(token), (i,))
-        for i, token in enumerate(ids)
-        if there[i] and token in special
-    ]
-    return sorted(words + marks, key=lambda word: word.tokens)
-
-
-def _merge(rows: Tensor, words: Sequence[Word]) -> Tensor:
-    """Rows of tokens (…, T, S) to the mean row of each word (…, W, S)."""
-    return torch.stack([rows[..., list(word.tokens), :].mean(dim=-2) for word in words], dim=-2)
-
-
-def _token_log_probability(logits: Tensor, ids: Tensor) -> Tensor:
-    """Logits (N, T, V) and ids (N, 1 + T) → (N, T)."""
-    return logits.float().log_softmax(dim=-1).gather(-1, ids[:, 1:, None]).squeeze(-1)
-
-
-def _log_probability(logits: Tensor, ids: Tensor, words: Sequence[Word]) -> Tensor:
-    """(W,) on the CPU, a word's tokens summed."""
-    tokens = _token_log_probability(logits, ids)[0].detach().cpu()
-    return torch.stack([tokens[list(word.tokens)].sum() for word in words])
-
-
-def _saliency(model: Captioner, ids: Tensor, memory: Memory, words: Sequence[Word]) -> Weights:
-    """|gradient · state| (Shrikumar et al. 2016, arXiv 1605.01713) of each word, rows summing to 1 or 0.
-
-    Every word has a row of its own with the same memory, so that one backward pass gives all W gradients.
-    """
-    count = len(words)
-    states = {name: own.detach().repeat(count, 1, 1).requires_grad_() for name, own in memory.states.items()}
-    masks = {name: mask.repeat(count, 1) for name, mask in memory.masks.items()}
-    rows = ids.repeat(count, 1)
-    with torch.enable_grad():
-        logits = model.decode(rows[:, :-1], Memory(states=states, masks=masks)).logits
-        tokens = _token_log_probability(logits, rows)
-        total = sum(tokens[i, list(word.tokens)].sum() for i, word in enumerate(words))
-        gradients = torch.autograd.grad(total, list(states.values()))
-    found = {
-        name: ((own * gradient).sum(dim=-1).abs() * masks[name]).detach().cpu()
-        for (name, own), gradient in zip(states.items(), gradients, strict=True)
-    }
-    rows_total = sum(own.sum(dim=-1, keepdim=True) for own in found.values())
-    rows_total = rows_total.masked_fill(rows_total == 0, 1.0)
-    return {name: own / rows_total for name, own in found.items()}
-
-
-def _grid(model: Captioner, inputs: dict[str, Tensor], memory: Memory, attention: Weights) -> Grid | None:
-    """None also where the sample's image is absent."""
-    if "image" not in memory.states or not memory.masks["image"].any():
-        return None
-    pixels = inputs["pixel_values"]
-    images = pixels.shape[1] if pixels.ndim == 5 else 1
-    return image_grid(model.encoder.image, *pixels.shape[-2:], attention["image"].shape[-1] // images)
-
-
-def image_grid(image: ImageEncoder, height: int, width: int, tokens: int) -> Grid:
-    """How the `tokens` of a picture of `height` × `width` pixels lie on it; see `grids.nearest_grid`."""
-    return nearest_grid(image.prefix, tokens, height, width)

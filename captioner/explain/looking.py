@@ -1,4 +1,7 @@
-"""From a photo to what its caption rests on: the step that `attend`, the pages and the app share."""
+"""From a photo to what its caption rests on: the step that `attend`, the pages and the app share.
+
+Knows how a sample is captioned and measured; knows nothing about how the result is shown.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -7,8 +10,9 @@ from typing import Any
 from PIL import Image
 
 from ..model import Captioner, CaptionerProcessor, as_list, each, open_image
-from .attribution import Attribution, AttributionError, attribute
-from .overlays import seen_part
+from .attribution import Attribution, AttributionError
+from .measuring import attribute
+from .photos import seen_part
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from typing import Any
 
 from PIL import Image
 
-from ..explain import Look, enlarged, reduced, veil
+from ..explain import PART_NAMES, Look, enlarged, reduced, veil
 
 SMALL, LARGE = 160, 320  # pixels: shorter side of a small picture once enlarged, longer side of a large one
 TOP_WORDS = 3  # of the context, beneath a map
@@ -22,7 +22,6 @@ ORDERS = {  # how the cards may be sorted: the control's name, its label
     "worst": "lowest score first",
     "best": "highest score first",
 }
-BAR = {"patches": "looked", "prefix": "looked (class and register tokens)", "context": "read"}
 
 
 @dataclass(frozen=True)
@@ -75,7 +74,7 @@ def card_list(cards: Sequence[Card]) -> str:
 def further_modalities(cards: Sequence[Card]) -> list[str]:
     """The modalities beyond image and context that bars of the cards may show."""
     looks = [answer.look for one in cards for answer in one.answers if answer.look is not None]
-    return list(dict.fromkeys(name for look in looks for name in look.found.balance() if name not in BAR))
+    return list(dict.fromkeys(name for look in looks for name in look.found.balance() if name not in PART_NAMES))
 
 
 def card(sample: Card, rank: int = 0) -> str:
@@ -133,7 +132,7 @@ def _words(look: Look, choice: dict[str, Any]) -> list[str]:
     shown = []
     for i, word in enumerate(found.words):
         parts = {name: float(own[i]) for name, own in balance.items() if own[i] >= 0.005}
-        title = ", ".join(f"{BAR.get(name, escape(name))} {share:.0%}" for name, share in parts.items())
+        title = ", ".join(f"{PART_NAMES.get(name, escape(name))} {share:.0%}" for name, share in parts.items())
         bar = "".join(f'<i class="{_kind(name)}" style="width: {share:.1%}"></i>' for name, share in parts.items())
         thumb = (
             ""
@@ -149,7 +148,7 @@ def _words(look: Look, choice: dict[str, Any]) -> list[str]:
 
 def _kind(part: str) -> str:
     """The class of a part of a bar; further modalities share one."""
-    return f"is-{part if part in BAR else 'further'}"
+    return f"is-{part if part in PART_NAMES else 'further'}"
 
 
 def _read(look: Look, weights: Sequence[float]) -> str:

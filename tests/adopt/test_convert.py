@@ -9,7 +9,7 @@ from transformers import BertConfig, BertModel
 from typer.testing import CliRunner
 
 from captioner import CaptionerProcessor, load
-from captioner.adopt.vocabulary import train_tokenizer
+from captioner.adopt import train_tokenizer
 from captioner.cli.main import app
 from captioner.model import ImageSettings
 

@@ -5,10 +5,11 @@ import torch
 from adopted import Adopted, token_ids
 from conftest import tiny_captioner
 
-from captioner.adopt.vocabulary import train_tokenizer
-from captioner.explain import METHODS, AttributionError
-from captioner.explain.attribution import attribute, group_words, image_grid
+from captioner.adopt import train_tokenizer
+from captioner.explain import METHODS, AttributionError, attribute
+from captioner.explain.measuring import image_grid
 from captioner.explain.recording import record
+from captioner.explain.words import group_words
 from captioner.model import MODES, CaptionerProcessor, ImageEncoder, ImageSettings
 from captioner.model.images import two_sides
 

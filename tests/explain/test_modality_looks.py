@@ -7,7 +7,7 @@ from modalities import REGIONS, captioner, regions
 from PIL import Image
 from typer.testing import CliRunner
 
-from captioner.adopt.vocabulary import train_tokenizer
+from captioner.adopt import train_tokenizer
 from captioner.cli.main import app
 from captioner.explain import look
 from captioner.model import CaptionerProcessor, FurtherInput, ImageSettings

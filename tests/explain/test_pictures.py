@@ -10,15 +10,16 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from captioner import load
-from captioner.adopt.vocabulary import train_tokenizer
+from captioner.adopt import train_tokenizer
 from captioner.cli.main import app
 from captioner.explain import AttributionError, enlarged, look, overlay, picture, reduced, veil
-from captioner.explain.overlays import DARK, DENSEST, LIGHT, seen_part
+from captioner.explain.overlays import DARK, DENSEST, LIGHT
+from captioner.explain.photos import seen_part
 from captioner.model import CaptionerProcessor, ImageSettings, open_image
 from captioner.scenes import Scenes
 
 pytest.importorskip("matplotlib")
-from captioner.explain.pictures import LETTERS, PARTS
+from captioner.explain.pictures import COLOURS, LETTERS
 
 CONTEXT = "anna sees the red circle . otto is left of the blue square"
 
@@ -83,7 +84,7 @@ def test_the_picture_shows_every_word_with_its_map_bar_and_context(seen, choice)
         expected = overlay(enlarged(reduced(seen.photo, 480), 240), heat)
         assert np.array_equal(drawn.get_array(), np.asarray(expected))
     balance = seen.found.balance(**choice)
-    bars = [axes.patches for axes in figure.axes if len(axes.patches) == len(PARTS)]
+    bars = [axes.patches for axes in figure.axes if len(axes.patches) == len(COLOURS)]
     for i, bar in enumerate(bars[-len(words) :]):
         assert [part.get_width() for part in bar] == pytest.approx([float(own[i]) for own in balance.values()])
         assert sum(part.get_width() for part in bar) == pytest.approx(1, abs=1e-5)

@@ -10,7 +10,7 @@ from transformers import BertTokenizer
 from captioner.adopt import PartsError, from_parts
 from captioner.adopt.parts import special_ids
 from captioner.adopt.vocabulary import train_tokenizer
-from captioner.explain.attribution import attribute
+from captioner.explain import attribute
 from captioner.model import MODES, Captioner, CaptionerProcessor
 from captioner.model.windows import Windows
 

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from captioner import Captioner, Memory
 from captioner.adopt.vocabulary import train_tokenizer
-from captioner.explain.attribution import attribute
+from captioner.explain import attribute
 from captioner.explain.recording import record
 from captioner.model import MODES, CaptionerProcessor, ImageSettings, SharedMemoryCache, Softmax
 from captioner.model.attention_kinds import KINDS, Linear, TopK

@@ -18,7 +18,7 @@ from captioner.base import DataSettings, GenerationSettings, SettingsError
 from captioner.data import CaptionDataset, Collator, DataError, load_split
 from captioner.data.modality_dropout import ModalityDropout
 from captioner.evaluation import ablate
-from captioner.explain.attribution import attribute
+from captioner.explain import attribute
 from captioner.model import MODES, CaptionerProcessor, FeatureError, FurtherInput, ImageSettings
 
 TEXTS = ["the red circle anna hums", "a blue star"]

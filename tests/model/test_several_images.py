@@ -10,8 +10,7 @@ from PIL import Image
 from captioner.adopt.vocabulary import train_tokenizer
 from captioner.base import DataSettings
 from captioner.data import CaptionDataset, Collator, load_split
-from captioner.explain import AttributionError
-from captioner.explain.attribution import attribute
+from captioner.explain import AttributionError, attribute
 from captioner.model import MODES, Captioner, CaptionerProcessor, ImageSettings
 
 SIZE = VIT["image_size"]

@@ -17,7 +17,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from captioner import load
-from captioner.adopt.vocabulary import train_tokenizer
+from captioner.adopt import train_tokenizer
 from captioner.base import GenerationSettings
 from captioner.cli.main import app
 from captioner.evaluation import evaluate
