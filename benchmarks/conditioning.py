@@ -16,7 +16,7 @@ from captioner import load
 from captioner.base import GenerationSettings, Settings
 from captioner.evaluation import evaluate
 from captioner.model.configuration import FUSIONS
-from captioner.pages.demo import live_settings
+from captioner.pages import live_settings
 from captioner.scenes import Scenes
 from captioner.training import train
 

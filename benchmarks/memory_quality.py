@@ -16,7 +16,7 @@ import torch
 from captioner import load
 from captioner.base import GenerationSettings, Settings
 from captioner.evaluation import evaluate
-from captioner.pages.demo import live_settings
+from captioner.pages import live_settings
 from captioner.scenes import Scenes
 from captioner.training import train
 

@@ -15,5 +15,6 @@ __getattr__, __dir__, __all__ = handed_on(
         "overlays": "overlay veil",
         "photos": "enlarged reduced",
         "pictures": "check_picture_name picture",
+        "words": "Word",
     },
 )

@@ -1,6 +1,7 @@
-"""What people look at in a browser: evaluation pages, the demo, the app.
+"""What people look at in a browser: the page of an evaluation, the demo and its page, the app.
 
-Knows nothing about commands.
+Measured data become one HTML file that needs nothing beside it; the app is a page that is served. Knows nothing about
+commands.
 """
 
 from ..base.lazy import handed_on
@@ -11,5 +12,6 @@ __getattr__, __dir__, __all__ = handed_on(
         "app": "serve",
         "demo": "run_demo",
         "evaluation_page": "report",
+        "live_training": "live_settings",
     },
 )

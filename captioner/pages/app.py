@@ -19,7 +19,7 @@ from ..adopt import shipped_names
 from ..explain import METHODS, Look, enlarged, overlay, reduced
 from ..model import FILES
 from ..scenes import Scenes
-from .cards import strip
+from .cards import word_maps
 from .html import style
 from .studio import AS_GIVEN, Given, Studio, StudioError, treatments
 
@@ -52,14 +52,14 @@ def explained(step: Any) -> Any:
     return tried
 
 
-class Desk:
+class Listeners:
     """What happens when something on the page is pressed; values in and out are those of its components."""
 
     def __init__(self, studio: Studio):
         self.studio = studio
 
     def caption(self, *values: Any) -> Iterator[tuple]:
-        """`_inputs` and `_how` → captions, state, word, overlay, maps; captions first, while they come."""
+        """`_inputs` and `_view` → captions, state, word, overlay, maps; captions first, while they come."""
         *inputs, beams, count, method, layer = values
         names = ["image", "context", *self.studio.processor.further]
         (file, text, *files), treated = inputs[: len(names)], inputs[len(names) :]
@@ -68,25 +68,25 @@ class Desk:
         captions: list[str] = []
         for captions in self.studio.captions(given, int(beams), int(count)):
             yield gr.Radio(choices=captions, value=captions[0]), None, gr.Slider(), None, ""
-        yield gr.Radio(), *next(self.choose(captions[0] if captions else "", (given, None), method, layer))
+        yield gr.Radio(), *next(self.choose_caption(captions[0] if captions else "", (given, None), method, layer))
 
-    def choose(self, caption: str, state: tuple[Given, Look], method: str, layer: str) -> Iterator[tuple]:
+    def choose_caption(self, caption: str, state: tuple[Given, Look], method: str, layer: str) -> Iterator[tuple]:
         """Another of the captions → state, word, overlay, maps."""
         given, _ = state
         seen = self.studio.look(given, caption)
         words = gr.Slider(maximum=max(2, len(seen.found.words)), value=1)
         yield (given, seen), words, *self._draw(seen, 1, method, layer)
 
-    def redraw(self, state: tuple[Given, Look] | None, word: int, method: str, layer: str) -> tuple:
+    def choose_view(self, state: tuple[Given, Look] | None, word: int, method: str, layer: str) -> tuple:
         """Another method or layer → overlay, maps."""
         return (None, "") if state is None else self._draw(state[1], word, method, layer)
 
-    def turn(self, state: tuple[Given, Look] | None, word: int, method: str, layer: str) -> Any:
+    def choose_word(self, state: tuple[Given, Look] | None, word: int, method: str, layer: str) -> Any:
         """Another word → overlay."""
         return None if state is None else self._overlay(state[1], word, method, layer)
 
     def _draw(self, seen: Look, word: int, method: str, layer: str) -> tuple:
-        return self._overlay(seen, word, method, layer), strip(seen, **_choice(method, layer))
+        return self._overlay(seen, word, method, layer), word_maps(seen, **_choice(method, layer))
 
     def _overlay(self, seen: Look, word: int, method: str, layer: str) -> Any:
         """The photo under the veil of one word, named; without a photo nothing."""
@@ -109,7 +109,7 @@ def build(name: str) -> gr.Blocks:
         AdoptError: a captioner that cannot be loaded.
     """
     studio = Studio(name)
-    desk = Desk(studio)
+    listeners = Listeners(studio)
     with gr.Blocks(title=f"captioner · {name}", analytics_enabled=False, delete_cache=KEEP_UPLOADS) as page:
         gr.Markdown(f"# captioner\n`{name}` · {studio.mode} · takes {', '.join(studio.modalities)}")
         with gr.Row():
@@ -124,17 +124,17 @@ def build(name: str) -> gr.Blocks:
                 green = "".join(f", took from the {name} (green)" for name in studio.processor.further)
                 gr.Markdown(f"What each word looked at (blue), read (orange){green}; point at one to enlarge it.")
                 maps = gr.HTML(elem_id="maps")
-                how = _how(studio)
+                view = _view(studio)
         state = gr.State()
         one_by_one = {"concurrency_limit": 1, "concurrency_id": "captioner", "api_visibility": "private"}
         at_once = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
         outputs = [captions, state, word, shown, maps]
         triggers = [button.click] + ([inputs[1].submit] if "context" in studio.modalities else [])
-        gr.on(triggers, explained(desk.caption), [*inputs, *how], outputs, **one_by_one)
-        captions.input(explained(desk.choose), [captions, state, *how], outputs[1:], **one_by_one)
-        word.input(desk.turn, [state, word, *how], shown, **at_once)
-        for control in how:
-            control.input(desk.redraw, [state, word, *how], [shown, maps], **at_once)
+        gr.on(triggers, explained(listeners.caption), [*inputs, *view], outputs, **one_by_one)
+        captions.input(explained(listeners.choose_caption), [captions, state, *view], outputs[1:], **one_by_one)
+        word.input(listeners.choose_word, [state, word, *view], shown, **at_once)
+        for control in view:
+            control.input(listeners.choose_view, [state, word, *view], [shown, maps], **at_once)
     return page
 
 
@@ -143,8 +143,11 @@ def _inputs(studio: Studio) -> list[gr.components.Component]:
 
     An image or a context that the captioner cannot take is hidden.
     """
-    looks, reads = ("image" in studio.modalities), ("context" in studio.modalities)
-    photo = gr.Image(label="Image", sources=["upload", "clipboard"], height=260, visible=looks, elem_id="photo")
+    further = list(studio.processor.further)
+    takes = {name: name in studio.modalities for name in ("image", "context")} | dict.fromkeys(further, True)
+    photo = gr.Image(
+        label="Image", sources=["upload", "clipboard"], height=260, visible=takes["image"], elem_id="photo"
+    )
     photo.preprocess = lambda upload: None if upload is None else upload.path  # reading it, or saying why not, is ours
     text = gr.Textbox(
         label="Context",
@@ -152,16 +155,14 @@ def _inputs(studio: Studio) -> list[gr.components.Component]:
         lines=2,
         max_lines=6,
         submit_btn=False,
-        visible=reads,
+        visible=takes["context"],
         elem_id="context",
     )
-    further = list(studio.processor.further)
     files = [gr.File(label=f"{name} ({', '.join(FILES)})", height=120, elem_id=name) for name in further]
     with gr.Row():
-        shown = {"image": looks, "context": reads, **dict.fromkeys(further, True)}
         treated = [
             gr.Radio(list(treatments(modality)), value=AS_GIVEN, label=f"The {modality} is", visible=visible)
-            for modality, visible in shown.items()
+            for modality, visible in takes.items()
         ]
     with gr.Row():
         beams = gr.Slider(1, 8, value=3, step=1, label="Beams", info="1 writes word by word", elem_id="beams")
@@ -169,7 +170,7 @@ def _inputs(studio: Studio) -> list[gr.components.Component]:
     return [photo, text, *files, *treated, beams, count]
 
 
-def _how(studio: Studio) -> list[gr.components.Component]:
+def _view(studio: Studio) -> list[gr.components.Component]:
     """By which method, and of which layer."""
     config = studio.model.config
     layers = [MEAN, *(str(i + 1) for i in range(config.decoder.num_layers))]

@@ -12,8 +12,9 @@ from itertools import groupby
 from typing import Any
 
 from PIL import Image
+from torch import Tensor
 
-from ..explain import PART_NAMES, Look, enlarged, reduced, veil
+from ..explain import PART_NAMES, Look, Word, enlarged, reduced, veil
 
 SMALL, LARGE = 160, 320  # pixels: shorter side of a small picture once enlarged, longer side of a large one
 TOP_WORDS = 3  # of the context, beneath a map
@@ -100,7 +101,7 @@ def _picture(picture: Image.Image | None) -> str:
 def _answers(mode: str, answers: Sequence[Answer]) -> str:
     """What one captioner said, then the maps of each caption that has some."""
     said = "".join(map(_answer, answers))
-    maps = "".join(strip(answer.look) for answer in answers if answer.look is not None)
+    maps = "".join(word_maps(answer.look) for answer in answers if answer.look is not None)
     return f'<div class="said"><h3>{escape(mode)}</h3><dl>{said}</dl>{maps}</div>'
 
 
@@ -115,35 +116,35 @@ def _answer(answer: Answer) -> str:
     )
 
 
-def strip(look: Look, **choice: Any) -> str:
+def word_maps(look: Look, **choice: Any) -> str:
     """A small map per word: the photo under its veil, the bar "looked / read", the context words read most.
 
     `choice` is `method`, `layer` and `head`, as in `Attribution.weights`.
     """
-    photo = look.photo
-    frame = f"--photo: url({data_uri(photo)}); --shape: {photo.width} / {photo.height}" if photo else ""
-    return f'<div class="maps" style="{frame}">{"".join(_words(look, choice))}</div>'
-
-
-def _words(look: Look, choice: dict[str, Any]) -> list[str]:
     found, photo = look.found, look.photo
-    heats = None if photo is None else found.heat(**choice)
-    balance, readings = found.balance(**choice), found.reading(**choice)
-    shown = []
-    for i, word in enumerate(found.words):
-        parts = {name: float(own[i]) for name, own in balance.items() if own[i] >= 0.005}
-        title = ", ".join(f"{PART_NAMES.get(name, escape(name))} {share:.0%}" for name, share in parts.items())
-        bar = "".join(f'<i class="{_kind(name)}" style="width: {share:.1%}"></i>' for name, share in parts.items())
-        thumb = (
-            ""
-            if heats is None
-            else f'<div class="map" style="--veil: url({data_uri(veil(photo, heats[i]), 1)})"></div>'
-        )
-        shown.append(
-            f'<figure title="{escape(word.text)}: {title}">{thumb}<figcaption>{escape(word.text)}</figcaption>'
-            f'<div class="bar" role="img" aria-label="{title}">{bar}</div>{_read(look, readings[i].tolist())}</figure>'
-        )
-    return shown
+    frame = f"--photo: url({data_uri(photo)}); --shape: {photo.width} / {photo.height}" if photo else ""
+    veils = [""] * len(found.words) if photo is None else [_veiled(photo, heat) for heat in found.heat(**choice)]
+    balance, readings = found.balance(**choice), found.reading(**choice).tolist()
+    parts = [{name: float(own[i]) for name, own in balance.items()} for i in range(len(found.words))]
+    read = [_most_read(found.context, weights) for weights in readings]
+    figures = map(_figure, found.words, veils, parts, read)
+    return f'<div class="maps" style="{frame}">{"".join(figures)}</div>'
+
+
+def _figure(word: Word, veiled: str, parts: dict[str, float], read: str) -> str:
+    """One word: its map, its bar cut into parts, and what it read."""
+    parts = {name: share for name, share in parts.items() if share >= 0.005}
+    title = ", ".join(f"{PART_NAMES.get(name, escape(name))} {share:.0%}" for name, share in parts.items())
+    bar = "".join(f'<i class="{_kind(name)}" style="width: {share:.1%}"></i>' for name, share in parts.items())
+    return (
+        f'<figure title="{escape(word.text)}: {title}">{veiled}<figcaption>{escape(word.text)}</figcaption>'
+        f'<div class="bar" role="img" aria-label="{title}">{bar}</div>{read}</figure>'
+    )
+
+
+def _veiled(photo: Image.Image, heat: Tensor) -> str:
+    """The photo of the frame around it, under the veil of a heat map (height, width)."""
+    return f'<div class="map" style="--veil: url({data_uri(veil(photo, heat), 1)})"></div>'
 
 
 def _kind(part: str) -> str:
@@ -151,12 +152,12 @@ def _kind(part: str) -> str:
     return f"is-{part if part in PART_NAMES else 'further'}"
 
 
-def _read(look: Look, weights: Sequence[float]) -> str:
+def _most_read(context: Sequence[Word], weights: Sequence[float]) -> str:
     """The context words with the highest weights, in reading order, shaded over the highest."""
     if not weights or max(weights) <= 0:
         return ""
     most = sorted(sorted(range(len(weights)), key=lambda i: -weights[i])[:TOP_WORDS])
-    shades = ((weights[i] / max(weights), look.found.context[i].text) for i in most)
+    shades = ((weights[i] / max(weights), context[i].text) for i in most)
     return "".join(f'<span class="read" style="--weight: {depth:.0%}">{escape(text)}</span>' for depth, text in shades)
 
 

@@ -1,11 +1,11 @@
-"""Curves over the steps of a run, as SVG that takes its colours from the page around it."""
+"""Curves over the steps of a run, as SVG that takes its colours from the page around it.
 
-import json
+Knows points; knows nothing about runs and where their numbers lie.
+"""
+
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from html import escape
-from pathlib import Path
-from typing import Any
 
 Points = Sequence[tuple[int, float]]  # (step, value)
 
@@ -68,13 +68,3 @@ def _grid(ceiling: float, last: int, write: Callable[[float], str]) -> str:
 def _line(places: Sequence[tuple[float, float]]) -> str:
     corners = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
     return f'<polyline points="{corners}"/>' if len(places) > 1 else ""
-
-
-def read_log(file: Path) -> list[dict[str, Any]]:
-    """The lines of a run's `metrics.jsonl`."""
-    return [json.loads(line) for line in file.read_text().splitlines()]
-
-
-def series(logged: Iterable[dict[str, Any]], name: str) -> list[tuple[int, float]]:
-    """The (step, value) of one name."""
-    return [(line["step"], line[name]) for line in logged if name in line]

@@ -1,18 +1,15 @@
 """The trip of `captioner demo`: shipped captioners on unseen scenes, a training to watch, a page to keep.
 
-Offline and on the CPU. Says what is measured and in which order; how the page looks is `report.py`'s affair.
+Offline and on the CPU. Says what is measured and in which order; how the page looks is the affair of `html.py`.
 """
 
 import shlex
 import time
 from collections.abc import Iterator
-from contextlib import redirect_stderr
 from dataclasses import dataclass
 from functools import partial
-from io import StringIO
 from itertools import groupby
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from accelerate import Accelerator
@@ -22,28 +19,22 @@ from rich.table import Table
 from transformers.utils.logging import disable_progress_bar
 
 from ..adopt import AdoptError, load, shipped_names
-from ..base import Settings, console, load_settings, progress, put, say
+from ..base import console, load_settings, progress, put, say
 from ..evaluation import evaluate, exact_match, score_records
 from ..explain import look
 from ..metrics import score_per_image
 from ..model import Captioner, CaptionerProcessor
 from ..scenes import Scenes
-from ..training import train
 from .cards import Answer, Card
-from .charts import read_log, series
-from .html import Column, Curve, Page, Row, Training, percent, render
+from .html import Column, Page, Row, millions, render
+from .live_training import LIVE, train_live
 
 SHIPPED = {"concatenated": "scenes-concatenated", "separate": "scenes-separate"}  # mode → captioner
 GIVEN = {"image + context": None, "image only": "context", "context only": "image"}  # row → what is hidden
 LEVELS = [1, 2, 3]  # of the unseen scenes: those with a picture
-LIVE = Path(__file__).parents[1] / "templates" / "live.yaml"
-LIVE_SECONDS = 105  # of steps; validations and saving take it to about two minutes
-REHEARSAL = 60  # steps that are timed first
-FEWEST, MOST = 400, 3000  # steps of the live training
-VALIDATIONS = 6
 BATCH = 100
 CARDS = 12
-COLUMNS = [
+TABLE_COLUMNS = [
     Column(f"level {level}", name, share)
     for level in LEVELS
     for name, share in (("exact match", True), ("CIDEr-D", False))
@@ -112,7 +103,7 @@ def run_demo(output: Path, scenes: int = 200, steps: int | None = None) -> None:
         heading="Captions that look *and* read",
         intro=introduction(scenes, time.monotonic() - began),
         about="Exact match is the share of captions that equal a true one word for word; CIDEr-D runs from 0 to 10.",
-        columns=COLUMNS,
+        columns=TABLE_COLUMNS,
         rows=rows,
         training=live,
         samples="The first scenes of the test split, none left out; their score is the mean of both modes' CIDEr-D.",
@@ -151,58 +142,10 @@ def rich_table(rows: list[Row]) -> Table:
         shown.add_column("\nCIDEr-D", justify="right")
     for mode, group in groupby(rows, lambda row: row.mode):
         for i, row in enumerate(group):
-            cells = [column.write(value) for column, value in zip(COLUMNS, row.values, strict=True)]
+            cells = [column.write(value) for column, value in zip(TABLE_COLUMNS, row.values, strict=True)]
             shown.add_row("" if i else mode, row.given, *cells)
         shown.add_section()
     return shown
-
-
-def train_live(directory: Path, scenes: int, steps: int | None) -> Training:
-    """Train a fresh captioner into `directory`, then let it caption unseen scenes of the level it learnt."""
-    if steps is None:
-        say("2 of 3: timing the first steps of a training, so that it takes two minutes here")
-        steps = steps_that_fit()
-    settings = live_settings(directory, steps)
-    say(f"2 of 3: training a fresh captioner on level 1 for {steps} steps; watch exact_match rise")
-    train(settings)
-    model, processor = load(directory / "best")
-    unseen = Scenes("test", [1], scenes)
-    watch = partial(progress, description="the fresh captioner on unseen scenes")
-    result = evaluate(model, processor, unseen, settings.generation, batch_size=BATCH, watch=watch)
-    logged = read_log(directory / "metrics.jsonl")
-    summary = (
-        f"A fresh captioner ({model.config.conditioning}, {_millions(model)} million parameters, random weights) "
-        f"trained on level 1 for {steps} steps, {logged[-1]['minutes']:.1f} minutes on the CPU. On {scenes} unseen "
-        f"scenes of that level, {percent(result.scores['exact_match'])} of its captions equal a true one."
-    )
-    say(summary)
-    loss, exact = series(logged, "loss"), series(logged, "exact_match")
-    return Training(summary, [Curve("training loss", loss), Curve("exact match in validation", exact, share=True)])
-
-
-def live_settings(directory: Path, steps: int, **changes: Any) -> Settings:
-    """The settings of `live.yaml`, its schedule stretched over `steps`."""
-    settings = load_settings(LIVE)
-    fitted = {
-        "output_dir": str(directory),
-        "max_steps": steps,
-        "warmup_steps": min(settings.training.warmup_steps, steps // 10),
-        "logging_steps": max(1, steps // 60),
-        "eval_steps": -(-steps // VALIDATIONS),
-        "save_steps": steps,
-    }
-    training = settings.training.model_copy(update={**fitted, **changes})
-    return settings.model_copy(update={"training": training})
-
-
-def steps_that_fit() -> int:
-    """How many steps take `LIVE_SECONDS` here, by a short silent run of the same training."""
-    changes = {"logging_steps": REHEARSAL // 6, "eval_steps": REHEARSAL, "max_eval_samples": 1}
-    with TemporaryDirectory() as folder, redirect_stderr(StringIO()):
-        train(live_settings(Path(folder), REHEARSAL, **changes))
-        first, *_, last = (line for line in read_log(Path(folder) / "metrics.jsonl") if "loss" in line)
-    seconds = 60 * (last["minutes"] - first["minutes"]) / (last["step"] - first["step"])
-    return int(min(max(LIVE_SECONDS / max(seconds, 1e-3), FEWEST), MOST))
 
 
 def cards(unseen: Scenes, trials: list[Trial]) -> list[Card]:
@@ -224,9 +167,9 @@ def cards(unseen: Scenes, trials: list[Trial]) -> list[Card]:
 
 def introduction(scenes: int, seconds: float) -> list[str]:
     """What the page shows, in words."""
-    millions = _millions(load(SHIPPED["concatenated"])[0])
+    size = millions(load(SHIPPED["concatenated"])[0].num_parameters())
     return [
-        f"Two captioners of {millions} million parameters ship with the package. A vision transformer looks at the "
+        f"Two captioners of {size} million parameters ship with the package. A vision transformer looks at the "
         "picture, a text encoder reads the context, and one decoder attends to both: through one shared memory "
         "(concatenated), or through a cross-attention for each modality (separate).",
         "Only the context knows names, and it may name things that are not there; only the picture knows what is "
@@ -234,10 +177,6 @@ def introduction(scenes: int, seconds: float) -> list[str]:
         f"Measured on {scenes} unseen scenes per level, among them four pairs of colour and shape that no training "
         f"scene has. The demo took {seconds / 60:.1f} minutes on the CPU, offline.",
     ]
-
-
-def _millions(model: Any) -> str:
-    return f"{sum(parameter.numel() for parameter in model.parameters()) / 1e6:.2f}"
 
 
 def next_commands(picture: Path, context: str, directory: Path) -> list[tuple[str, str]]:

@@ -17,7 +17,7 @@ from ..explain import Look, look
 from ..metrics import score_per_image
 from ..model import Captioner, CaptionerProcessor, open_image
 from .cards import Answer, Card
-from .charts import read_log, series
+from .curves import read_log, series
 from .html import Column, Curve, Page, Row, Training, render
 
 CARDS = 24

@@ -85,11 +85,6 @@ class Page:
     commands: Sequence[tuple[str, str]] = ()
 
 
-def _key(modality: str) -> str:
-    """A further modality beside those that the bars always show."""
-    return f'\n<span class="key"><i class="swatch is-further"></i> {escape(modality)}</span>'
-
-
 def render(page: Page) -> str:
     """The page as HTML."""
     before, emphasis, after = [*page.heading.split("*"), "", ""][:3]
@@ -102,10 +97,15 @@ def render(page: Page) -> str:
         table=table(page.columns, page.rows),
         training=_training(page.training),
         samples=escape(page.samples),
-        further="".join(map(_key, further_modalities(page.cards))),
+        further="".join(map(_legend, further_modalities(page.cards))),
         cards=card_list(page.cards),
         commands=_commands(page.commands),
     )
+
+
+def _legend(modality: str) -> str:
+    """What a bar's colour of further modalities stands for, beside what bars always show."""
+    return f'\n<span class="key"><i class="swatch is-further"></i> {escape(modality)}</span>'
 
 
 def style(name: str) -> str:
@@ -121,6 +121,11 @@ def percent(share: float) -> str:
 def cider(score: float) -> str:
     """How pages and the terminal write a CIDEr-D, on its scale of 0 to 10."""
     return f"{score:.2f}"
+
+
+def millions(count: int) -> str:
+    """How pages and the terminal write a number of parameters, without the word."""
+    return f"{count / 1e6:.2f}"
 
 
 def table(columns: Sequence[Column], rows: Sequence[Row]) -> str:

@@ -6,7 +6,7 @@ Knows nothing about pages. One caller at a time: looking watches the captioner's
 import random
 from collections.abc import Callable, Iterator, Mapping
 from threading import Lock, Thread
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 from PIL import Image
@@ -20,7 +20,13 @@ from ..model import FeatureError, ImageError, open_image
 TILES = 4  # of a shuffled image, along each side
 AS_GIVEN = "as given"
 
-Given = dict[str, Any]  # `image` and `context`, each a value or None, and `further`, by name
+
+class Given(TypedDict):
+    """What the captioner gets of one sample: each a value or None; further modalities by name."""
+
+    image: Image.Image | None
+    context: str | None
+    further: dict[str, Tensor]
 
 
 class StudioError(ValueError):
@@ -95,7 +101,7 @@ class Studio:
         except ImageError as error:
             reason = str(error).rpartition("': ")[2]
             raise StudioError(f"This file cannot be read: {reason}. Try a JPEG, PNG or WebP.") from error
-        values = {"image": image, "context": (text or "").strip() or None, **self._read(features)}
+        values = {"image": image, "context": (text or "").strip() or None, **self._features(features)}
         own = {name: values[name] for name in self.modalities if values.get(name) is not None}
         treated = {name: treatments(name)[treated.get(name, AS_GIVEN)](value) for name, value in own.items()}
         left = {name: value for name, value in treated.items() if value is not None}
@@ -103,10 +109,10 @@ class Studio:
             raise StudioError(f"There is nothing to caption: give one of: {', '.join(self.modalities)}.")
         return {"image": left.pop("image", None), "context": left.pop("context", None), "further": left}
 
-    def _read(self, features: Mapping[str, str | None]) -> dict[str, Tensor]:
+    def _features(self, files: Mapping[str, str | None]) -> dict[str, Tensor]:
         """Files of further modalities."""
         try:
-            return {name: self.processor.further[name].read(file, name) for name, file in features.items() if file}
+            return {name: self.processor.further[name].read(file, name) for name, file in files.items() if file}
         except FeatureError as error:
             raise StudioError(f"This file cannot be read: {error}.") from error
 

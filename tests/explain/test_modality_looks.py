@@ -11,7 +11,7 @@ from captioner.adopt import train_tokenizer
 from captioner.cli.main import app
 from captioner.explain import look
 from captioner.model import CaptionerProcessor, FurtherInput, ImageSettings
-from captioner.pages.cards import Answer, Card, further_modalities, strip
+from captioner.pages.cards import Answer, Card, further_modalities, word_maps
 from captioner.pages.studio import Studio, StudioError
 
 TEXTS = ["the red circle anna hums", "a blue star"]
@@ -71,7 +71,7 @@ def test_attend_explains_what_it_cannot_take(folder, arguments, message):
 
 def test_the_bar_of_a_page_shows_what_came_from_it(parts):
     seen = look(*parts, None, None, CAPTION, {"regions": regions(3)})
-    shown = strip(seen)
+    shown = word_maps(seen)
     assert shown.count('class="is-further" style="width: 100.0%"') == 3
     assert "regions 100%" in shown
     card = Card("1", 0.0, None, None, [CAPTION], [Answer("separate", "regions", CAPTION, True, seen)])
@@ -106,12 +106,12 @@ def test_the_app_explains_a_file_that_does_not_fit(studio, folder):
 
 
 def test_the_page_has_a_place_for_the_file(folder):
-    pages = pytest.importorskip("captioner.app", reason="needs gradio", exc_type=ImportError)
+    pages = pytest.importorskip("captioner.pages.app", reason="needs gradio", exc_type=ImportError)
     page = pages.build(str(folder / "captioner"))
     labels = {getattr(block, "label", None) for block in page.blocks.values()}
     assert {"regions (.npy, .safetensors)", "The regions is"} <= labels
-    desk = pages.Desk(Studio(str(folder / "captioner")))
+    listeners = pages.Listeners(Studio(str(folder / "captioner")))
     treated = ["as given"] * 3
     file = str(folder / "regions.npy")
-    *_, last = desk.caption(None, "anna hums", file, *treated, 2, 1, "attention", pages.MEAN)
+    *_, last = listeners.caption(None, "anna hums", file, *treated, 2, 1, "attention", pages.MEAN)
     assert list(last[1][1].found.shares()) == ["context", "regions"]

@@ -110,7 +110,7 @@ def test_without_gradio_the_command_says_what_to_install(monkeypatch):
 
 def test_the_command_serves_on_this_machine_and_waits(monkeypatch):
     calls = []
-    served = pytest.importorskip("captioner.app", reason="needs gradio", exc_type=ImportError)
+    served = pytest.importorskip("captioner.pages.app", reason="needs gradio", exc_type=ImportError)
     monkeypatch.setattr(
         served, "serve", lambda *given: calls.append(given) or ("address", lambda: calls.append("wait"))
     )

@@ -14,7 +14,8 @@ from captioner.adopt import assemble, load, loading
 from captioner.base import console, load_settings
 from captioner.cli.main import app
 from captioner.evaluation import evaluate, score_records
-from captioner.pages import demo
+from captioner.pages import demo, live_settings, live_training
+from captioner.pages.live_training import LIVE
 from captioner.scenes import Scenes
 from captioner.scenes.scenes import VOCABULARY
 from captioner.training import save_captioner
@@ -60,7 +61,7 @@ def test_the_demo_leaves_a_page_a_picture_and_a_captioner(done):
 def test_table_and_page_say_what_an_evaluation_measures(done, shipped):
     folder, printed = done
     page = (folder / "page.html").read_text()
-    unseen, generation = Scenes("test", [1, 2, 3], 6), load_settings(demo.LIVE).generation
+    unseen, generation = Scenes("test", [1, 2, 3], 6), load_settings(LIVE).generation
     numbers, captions = [], []
     for name in demo.SHIPPED.values():
         for hidden in demo.GIVEN.values():
@@ -111,16 +112,16 @@ def test_the_commands_that_it_names_run(done, shipped, monkeypatch):
 
 
 def test_the_live_config_is_one_file_in_the_package_and_in_the_repository():
-    assert (ROOT / "configs/demo.yaml").samefile(demo.LIVE)
-    assert demo.LIVE.parent == Path(demo.__file__).parents[1] / "templates"
-    settings = load_settings(demo.LIVE)
+    assert (ROOT / "configs/demo.yaml").samefile(LIVE)
+    assert LIVE.parent == Path(demo.__file__).parents[1] / "templates"
+    settings = load_settings(LIVE)
     assert settings.data.levels == [1]
     assert settings.generation.num_beams == 1
 
 
 @pytest.mark.parametrize("steps", [1, 4, 7, 400, 3000])
 def test_the_live_settings_fit_any_number_of_steps(tmp_path, steps):
-    options = demo.live_settings(tmp_path / "a: [b]", steps).training
+    options = live_settings(tmp_path / "a: [b]", steps).training
     assert options.output_dir == str(tmp_path / "a: [b]")
     assert options.max_steps == options.save_steps == steps
     assert -(-steps // options.eval_steps) <= 6
@@ -139,8 +140,8 @@ def test_the_steps_fit_into_two_minutes(monkeypatch, milliseconds, least, most):
         log = Path(options.output_dir) / "metrics.jsonl"
         log.write_text("".join(json.dumps(line) + "\n" for line in [*lines, {"step": steps[-1], "exact_match": 0.0}]))
 
-    monkeypatch.setattr(demo, "train", pretend)
-    assert least <= demo.steps_that_fit() <= most
+    monkeypatch.setattr(live_training, "train", pretend)
+    assert least <= live_training.steps_that_fit() <= most
 
 
 def test_an_installation_without_captioners_is_explained(tmp_path, monkeypatch):

@@ -23,8 +23,9 @@ from captioner.cli.main import app
 from captioner.evaluation import evaluate
 from captioner.explain import Look, look
 from captioner.model import CaptionerProcessor, ImageSettings
-from captioner.pages.cards import Answer, Card, card_list, data_uri, strip
-from captioner.pages.charts import ceiling_above, chart, read_log, series
+from captioner.pages.cards import Answer, Card, card_list, data_uri, word_maps
+from captioner.pages.charts import ceiling_above, chart
+from captioner.pages.curves import read_log, series
 from captioner.pages.html import Column, Curve, Page, Row, Training, render
 from captioner.scenes import Scenes
 
@@ -171,8 +172,8 @@ def test_a_large_picture_is_embedded_reduced_in_its_shape():
     assert decoded(address).size == (320, 180)
 
 
-def test_a_strip_shows_every_words_map_share_and_most_read_words(seen):
-    html = strip(seen)
+def test_word_maps_show_every_words_share_and_most_read_words(seen):
+    html = word_maps(seen)
     Reader(html)
     words = re.findall(r"<figcaption>([^<]+)</figcaption>", html)
     assert [unescape(word) for word in words] == [word.text for word in seen.found.words]
@@ -192,8 +193,8 @@ def test_a_strip_shows_every_words_map_share_and_most_read_words(seen):
         assert ("100", escape(most)) in shades
 
 
-def test_a_strip_without_image_has_words_and_no_maps(seen):
-    assert "--veil" not in strip(Look(seen.found, None))
+def test_word_maps_without_an_image_have_words_and_no_maps(seen):
+    assert "--veil" not in word_maps(Look(seen.found, None))
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
