@@ -20,7 +20,7 @@ from .vision_encoder_decoder import VISION_ENCODER_DECODER
 # Model type in config.json → how such captioners are taken over.
 ARCHITECTURES = {"vision-encoder-decoder": VISION_ENCODER_DECODER, "blip": BLIP}
 SUPPORTED = " and ".join(architecture.supported for architecture in ARCHITECTURES.values())
-INTERPOLATIONS = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}  # PIL's numbers, which transformers saves
+PIL_RESAMPLING = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}  # PIL's numbers, which transformers saves
 MAX_CAPTION_LENGTH = 40
 
 
@@ -122,7 +122,7 @@ def image_settings(processor: Any) -> ImageSettings:
         ForeignError: one that does anything else.
     """
     size, middle = processor.size, processor.crop_size if processor.do_center_crop else processor.size
-    interpolation = INTERPOLATIONS.get(processor.resample)
+    interpolation = PIL_RESAMPLING.get(processor.resample)
     plain = processor.do_resize and processor.do_rescale and abs(processor.rescale_factor * 255 - 1) < 1e-6
     if not (plain and size.height and interpolation and middle.height * size.width == middle.width * size.height):
         keys = ("do_resize", "size", "resample", "do_center_crop", "crop_size", "do_rescale", "rescale_factor")

@@ -22,8 +22,7 @@ from .pretrained import (
     load_timm_weights,
 )
 
-OF_THE_CAPTIONER = ("modality_order", "memory", "memory_width", "max_images", "context_window")
-OF_THE_PROCESSOR = ("max_caption_length", "max_context_length")
+FURTHER_OPTIONS = ("modality_order", "memory", "memory_width", "max_images", "context_window")  # of `from_parts`
 
 
 @dataclass(frozen=True)
@@ -66,6 +65,8 @@ def from_parts(
     encoders: Mapping[str, dict[str, Any] | str] | None = None,
     dropout: float | None = None,
     tokenizer: PreTrainedTokenizerBase | None = None,
+    max_caption_length: int = 40,
+    max_context_length: int = 64,
     **options: Any,
 ) -> tuple[Captioner, CaptionerProcessor]:
     """Put a captioner together, in evaluation mode; what joins its parts (projections, cross-attention) is new.
@@ -85,24 +86,22 @@ def from_parts(
             encoder, whose feature extractor then comes along.
         dropout: of decoder and context encoder; None keeps theirs.
         tokenizer: of captions; None: the pretrained decoder's. A new context encoder reads with it too.
-        options: `max_caption_length` and `max_context_length` as in `CaptionerProcessor`; `modality_order`, `memory`,
-            `memory_width`, `max_images` and `context_window` as in `CaptionerConfig`.
+        max_caption_length, max_context_length: as in `CaptionerProcessor`.
+        options: those of `FURTHER_OPTIONS`, as in `CaptionerConfig`.
 
     Raises:
         TypeError: an option that there is not.
         PartsError: a part that cannot be loaded, is of a family that is not supported or does not fit the others.
     """
-    known = (*OF_THE_PROCESSOR, *OF_THE_CAPTIONER)
-    unknown = sorted(set(options) - set(known))
+    unknown = sorted(set(options) - set(FURTHER_OPTIONS))
     if unknown:
-        raise TypeError(f"from_parts takes {', '.join(known)}, but not {', '.join(unknown)}")
-    lengths = {name: options.pop(name) for name in OF_THE_PROCESSOR if name in options}
+        raise TypeError(f"from_parts takes {', '.join(FURTHER_OPTIONS)}, but not {', '.join(unknown)}")
     image_encoder = timm_encoder(image_encoder) if isinstance(image_encoder, str) else image_encoder
     parts = Parts(image_encoder, context_encoder, decoder, encoders or {}, dropout)
     tokenizers = _tokenizers(parts, tokenizer)
     try:
         config = _configuration(parts, tokenizers, conditioning=conditioning, fusion=fusion, **options)
-        processor = _processor(parts, tokenizers, config, **lengths)
+        processor = _processor(parts, tokenizers, config, max_caption_length, max_context_length)
         config.bos_token_id = config.decoder_start_token_id = processor.start_token_id
         config.eos_token_id, config.pad_token_id = processor.eos_token_id, processor.pad_token_id
         processor.check_model(config)
@@ -142,15 +141,18 @@ def _configuration(parts: Parts, tokenizers: Tokenizers, **options: Any) -> Capt
     return config
 
 
-def _processor(parts: Parts, tokenizers: Tokenizers, config: CaptionerConfig, **lengths: int) -> CaptionerProcessor:
-    """What makes the inputs of these parts."""
+def _processor(
+    parts: Parts, tokenizers: Tokenizers, config: CaptionerConfig, max_caption_length: int, max_context_length: int
+) -> CaptionerProcessor:
+    """What makes the inputs of these parts; lengths in tokens."""
     return CaptionerProcessor(
         ImageSettings.for_encoder(config.image_encoder) if config.image_encoder is not None else None,
         tokenizers.captions,
         tokenizers.own_of_context,
+        max_caption_length,
+        max_context_length,
         max_images=config.max_images,
         further=modality_inputs(parts.encoders, config),
-        **lengths,
     )
 
 

@@ -1,6 +1,7 @@
 """Checkpoints that bring their own code, for `trust_remote_code=True` where this package is not installed.
 
-Which files go along is transformers' affair: it follows relative imports from those of the classes named here.
+Which files go along is transformers' affair: it follows relative imports from those of the classes named here. Knows
+nothing about what is in them.
 """
 
 from collections.abc import Iterator
@@ -22,7 +23,7 @@ def code_beside(model: Captioner) -> Iterator[None]:
             model.push_to_hub("me/captioner")
             processor.push_to_hub("me/captioner")
     """
-    had = vars(model.config).get("auto_map")
+    before = vars(model.config).get("auto_map")
     for kind, auto in AUTO_CLASSES.items():
         kind.register_for_auto_class(auto)
     try:
@@ -30,6 +31,6 @@ def code_beside(model: Captioner) -> Iterator[None]:
     finally:
         for kind in AUTO_CLASSES:
             kind._auto_class = None
-        model.config.auto_map = had
-        if had is None:
+        model.config.auto_map = before
+        if before is None:
             del model.config.auto_map

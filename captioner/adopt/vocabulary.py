@@ -22,7 +22,7 @@ def train_tokenizer(
 
     Args:
         texts: read once.
-        kind: a key of `KINDS`.
+        kind: a key of `TOKENIZER_KINDS`.
         vocab_size: tokens at most, special ones included.
         min_frequency: occurrences from which a word or a merge counts.
         lowercase: fold case.
@@ -30,11 +30,11 @@ def train_tokenizer(
     Raises:
         ValueError: an unknown kind, or a vocabulary too small for it.
     """
-    if kind not in KINDS:
-        raise ValueError(f"`kind` must be one of {', '.join(KINDS)}, but is {kind!r}")
+    if kind not in TOKENIZER_KINDS:
+        raise ValueError(f"`kind` must be one of {', '.join(TOKENIZER_KINDS)}, but is {kind!r}")
     special = list(SPECIAL_TOKENS.values())
     options = {"vocab_size": vocab_size, "min_frequency": min_frequency, "special_tokens": special}
-    tokenizer, trainer = KINDS[kind](options | {"show_progress": False})
+    tokenizer, trainer = TOKENIZER_KINDS[kind](options | {"show_progress": False})
     folding = [normalizers.Lowercase()] if lowercase else []
     tokenizer.normalizer = normalizers.Sequence([normalizers.NFC(), *folding, normalizers.NFC()])
     tokenizer.train_from_iterator(texts, trainer)
@@ -66,4 +66,4 @@ def _need(vocab_size: int, least: int, content: str) -> None:
         )
 
 
-KINDS = {"bpe": _byte_level_bpe, "word": _words}
+TOKENIZER_KINDS = {"bpe": _byte_level_bpe, "word": _words}

@@ -45,9 +45,9 @@ def look(
     """
     further = further or {}
     given = {"image": image, "context": context, **further}
-    foreign = [name for name, value in given.items() if value is not None and name not in model.config.modalities]
-    if foreign:
-        raise AttributionError(f"this captioner has no encoder for {foreign}; it takes {model.config.modalities}")
+    unknown = [name for name, value in given.items() if value is not None and name not in model.config.modalities]
+    if unknown:
+        raise AttributionError(f"this captioner has no encoder for {unknown}; it takes {model.config.modalities}")
     photos = each(open_image, image)
     words = caption if caption is not None else say(model, processor, photos, context, further, **search_options)[0]
     found = attribute(model, processor, words, photos, context, **further)

@@ -19,12 +19,12 @@ from .overlays import overlay
 from .photos import enlarged, reduced
 from .words import Word
 
-CELLS = 6  # side by side, at most
+CELLS_PER_ROW = 6  # side by side, at most
 WIDTH, GAP = 1.9, 0.24  # inches: of a word's cell, and between cells
 TITLE, BAR, LINE, HEADER = 0.3, 0.13, 0.15, 0.66  # inches of height
 LETTERS, LINES = 26, 14  # of context: in a line, and lines at most
 INK, PALE = "#1d2128", "#777d88"
-COLOURS = {"patches": "#2f6fd6", "prefix": "#a9c4ef", "context": "#e8891a"}  # of the parts of a bar
+PART_COLOURS = {"patches": "#2f6fd6", "prefix": "#a9c4ef", "context": "#e8891a"}  # of the parts of a bar
 OTHER_COLOUR = "#5b9a68"  # of further modalities
 METHOD_NAMES = {"attention": "cross-attention", "rollout": "attention rollout", "saliency": "|gradient · state|"}
 
@@ -75,7 +75,7 @@ def picture(found: Attribution, photo: Image.Image | None = None, method: str = 
     lines = _wrap(found.context)
     height = 0.0 if photo is None else WIDTH * min(max(photo.height / photo.width, 0.4), 1.6)
     step = TITLE + height + 0.05 + BAR + 0.08 + LINE * len(lines) + GAP
-    columns = min(CELLS, len(found.words))
+    columns = min(CELLS_PER_ROW, len(found.words))
     rows = -(-len(found.words) // columns)
     sheet = Sheet(max(GAP + columns * (WIDTH + GAP), 6.6), HEADER + rows * step)
     balance = found.balance(method=method, **choice)
@@ -102,7 +102,7 @@ def _header(sheet: Sheet, found: Attribution, method: str, parts: Sequence[str])
     sheet.write(GAP, 0.1, shorten(found.caption, int(sheet.width * 10), placeholder=" …"), size=13, color=INK)
     left = GAP
     for name in parts:
-        colour, meaning = COLOURS.get(name, OTHER_COLOUR), PART_NAMES.get(name, name)
+        colour, meaning = PART_COLOURS.get(name, OTHER_COLOUR), PART_NAMES.get(name, name)
         sheet.axes(left, 0.42, 0.14, 0.14).add_patch(Rectangle((0, 0), 1, 1, color=colour))
         sheet.write(left + 0.2, 0.41, meaning, size=8.5, color=INK)
         left += 0.45 + 0.075 * len(meaning)
@@ -114,7 +114,7 @@ def _bar(axes: Axes, parts: dict[str, float]) -> None:
     axes.set(xlim=(0, 1), ylim=(0, 1))
     start = 0.0
     for name, share in parts.items():
-        axes.add_patch(Rectangle((start, 0), share, 1, color=COLOURS.get(name, OTHER_COLOUR), linewidth=0))
+        axes.add_patch(Rectangle((start, 0), share, 1, color=PART_COLOURS.get(name, OTHER_COLOUR), linewidth=0))
         if share >= 0.14:
             colour = INK if name == "prefix" else "white"
             centre = {"ha": "center", "va": "center_baseline"}
@@ -147,7 +147,7 @@ def _context(axes: Axes, lines: Lines, weights: Sequence[float]) -> None:
         for number, column, text in line:
             depth = 0.0 if number < 0 else weights[number] / most
             box = Rectangle((column - 0.3, row + 0.04), len(text) + 0.6, 0.92, linewidth=0)
-            box.set(facecolor=COLOURS["context"], alpha=0.85 * depth)
+            box.set(facecolor=PART_COLOURS["context"], alpha=0.85 * depth)
             axes.add_patch(box)
             place = {"va": "center", "family": "monospace", "size": 7}
             axes.text(column, row + 0.5, text, color=INK if depth > 0.25 else PALE, parse_math=False, **place)

@@ -1,6 +1,7 @@
 """The Gradio page of `captioner app`: caption, take modalities away, see what each word looked at and read.
 
-Needs the extra `app`. Everything stays on this machine: nothing is sent anywhere, no font or script is fetched.
+Needs the extra `app`. Everything stays on this machine: nothing is sent anywhere, no font or script is fetched. Knows
+components and what happens when one is pressed; what a captioner does then is said in `studio.py`.
 """
 
 import os
@@ -39,7 +40,7 @@ BARS = {  # fusion → what the bars compare
 BARS_BY_NORM = "an attention for each modality: a bar compares what each adds to the stream"
 
 
-def explained(step: Any) -> Any:
+def explained(step: Callable[..., Iterator[Any]]) -> Callable[..., Iterator[Any]]:
     """A step of the page whose `StudioError` becomes a message on it."""
 
     @wraps(step)

@@ -27,16 +27,15 @@ from ..model import Captioner, CaptionerProcessor
 from ..scenes import Scenes
 from .cards import Answer, Card
 from .html import Column, Page, Row, millions, render
-from .live_training import LIVE, train_live
+from .live_training import LIVE, SCENES_AT_ONCE, train_live
 
-SHIPPED = {"concatenated": "scenes-concatenated", "separate": "scenes-separate"}  # mode → captioner
+DEMO_CAPTIONERS = {"concatenated": "scenes-concatenated", "separate": "scenes-separate"}  # mode → captioner
 GIVEN = {"image + context": None, "image only": "context", "context only": "image"}  # row → what is hidden
-LEVELS = [1, 2, 3]  # of the unseen scenes: those with a picture
-BATCH = 100
-CARDS = 12
+SHOWN_LEVELS = [1, 2, 3]  # of the unseen scenes: those with a picture
+SHOWN_SCENES = 12  # as cards
 TABLE_COLUMNS = [
     Column(f"level {level}", name, share)
-    for level in LEVELS
+    for level in SHOWN_LEVELS
     for name, share in (("exact match", True), ("CIDEr-D", False))
 ]
 
@@ -54,7 +53,7 @@ class Trial:
     def row(self) -> Row:
         """Its scores, level by level."""
         values = []
-        for level in LEVELS:
+        for level in SHOWN_LEVELS:
             scored = score_records([record for record in self.records if record["level"] == level])
             values += [scored["exact_match"], scored["cider_d"]]
         return Row(self.mode, self.given, values)
@@ -87,7 +86,7 @@ def run_demo(output: Path, scenes: int = 200, steps: int | None = None) -> None:
     """
     began = time.monotonic()
     disable_progress_bar()
-    unseen = Scenes("test", LEVELS, scenes * len(LEVELS))
+    unseen = Scenes("test", SHOWN_LEVELS, scenes * len(SHOWN_LEVELS))
     say(f"1 of 3: the shipped captioners caption {len(unseen)} unseen scenes, with and without each modality")
     trials = list(caption_unseen(unseen))
     rows = [trial.row for trial in trials]
@@ -95,7 +94,7 @@ def run_demo(output: Path, scenes: int = 200, steps: int | None = None) -> None:
     directory = output.with_name("captioner-demo-live")
     live = train_live(directory, scenes, steps)
     say("3 of 3: the page")
-    picture, sample = output.with_name("captioner-demo-scene.png"), unseen[len(LEVELS) - 1]
+    picture, sample = output.with_name("captioner-demo-scene.png"), unseen[len(SHOWN_LEVELS) - 1]
     Image.fromarray(sample["image"]).save(picture)
     commands = next_commands(picture, sample["context"], directory)
     page = Page(
@@ -116,18 +115,18 @@ def run_demo(output: Path, scenes: int = 200, steps: int | None = None) -> None:
 
 def caption_unseen(unseen: Scenes) -> Iterator[Trial]:
     """Every shipped captioner, given both modalities and each alone."""
-    missing = sorted(set(SHIPPED.values()) - set(shipped_names()))
+    missing = sorted(set(DEMO_CAPTIONERS.values()) - set(shipped_names()))
     if missing:
         raise AdoptError(
             f"this installation lacks the shipped captioners {missing}; install the package anew, or train them "
             "with configs/scenes.yaml and put each run's `best` into captioner/shipped under its name"
         )
     generation, accelerator = load_settings(LIVE).generation, Accelerator(cpu=True)
-    for mode, name in SHIPPED.items():
+    for mode, name in DEMO_CAPTIONERS.items():
         model, processor = load(name)
         for given, hidden in GIVEN.items():
             watch = partial(progress, description=f"{mode}, {given}")
-            options = {"batch_size": BATCH, "accelerator": accelerator, "hidden": hidden, "watch": watch}
+            options = {"batch_size": SCENES_AT_ONCE, "accelerator": accelerator, "hidden": hidden, "watch": watch}
             records = evaluate(model, processor, unseen, generation, **options).records
             yield Trial(mode, given, (model, processor), records)
 
@@ -137,7 +136,7 @@ def rich_table(rows: list[Row]) -> Table:
     shown = Table(box=SIMPLE_HEAD, show_edge=False, padding=0)
     shown.add_column("mode")
     shown.add_column("given")
-    for level in LEVELS:
+    for level in SHOWN_LEVELS:
         shown.add_column(f"level {level}\nexact", justify="right")
         shown.add_column("\nCIDEr-D", justify="right")
     for mode, group in groupby(rows, lambda row: row.mode):
@@ -151,7 +150,7 @@ def rich_table(rows: list[Row]) -> Table:
 def cards(unseen: Scenes, trials: list[Trial]) -> list[Card]:
     """The first scenes of the split, whatever was said of them; levels take turns there."""
     whole = [trial.cider_d() for trial in trials if GIVEN[trial.given] is None]
-    samples = [unseen[i] for i in range(min(CARDS, len(unseen)))]
+    samples = [unseen[i] for i in range(min(SHOWN_SCENES, len(unseen)))]
     return [
         Card(
             label=f"level {sample['level']}",
@@ -167,7 +166,7 @@ def cards(unseen: Scenes, trials: list[Trial]) -> list[Card]:
 
 def introduction(scenes: int, seconds: float) -> list[str]:
     """What the page shows, in words."""
-    size = millions(load(SHIPPED["concatenated"])[0].num_parameters())
+    size = millions(load(DEMO_CAPTIONERS["concatenated"])[0].num_parameters())
     return [
         f"Two captioners of {size} million parameters ship with the package. A vision transformer looks at the "
         "picture, a text encoder reads the context, and one decoder attends to both: through one shared memory "
@@ -186,8 +185,8 @@ def next_commands(picture: Path, context: str, directory: Path) -> list[tuple[st
     here = Path("configs/demo.yaml")
     config = here if here.exists() and here.samefile(LIVE) else LIVE
     return [
-        ("Caption the scene of the third card", f"{see} --model {SHIPPED['separate']} {read}"),
-        ("The same without the context", f"{see} --model {SHIPPED['separate']}"),
+        ("Caption the scene of the third card", f"{see} --model {DEMO_CAPTIONERS['separate']} {read}"),
+        ("The same without the context", f"{see} --model {DEMO_CAPTIONERS['separate']}"),
         ("Score the captioner that was just trained", f"captioner evaluate --model {best} --config {own}"),
         ("Train the other mode", f"captioner train {shlex.quote(str(config))} model.conditioning=concatenated"),
     ]

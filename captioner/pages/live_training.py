@@ -23,7 +23,7 @@ LIVE_SECONDS = 105  # of steps; validations and saving take it to about two minu
 REHEARSAL = 60  # steps that are timed first
 FEWEST, MOST = 400, 3000  # steps
 VALIDATIONS = 6
-BATCH = 100  # unseen scenes
+SCENES_AT_ONCE = 100  # in a batch of an evaluation
 
 
 def train_live(directory: Path, scenes: int, steps: int | None) -> Training:
@@ -37,7 +37,7 @@ def train_live(directory: Path, scenes: int, steps: int | None) -> Training:
     model, processor = load(directory / "best")
     unseen = Scenes("test", [1], scenes)
     watch = partial(progress, description="the fresh captioner on unseen scenes")
-    result = evaluate(model, processor, unseen, settings.generation, batch_size=BATCH, watch=watch)
+    result = evaluate(model, processor, unseen, settings.generation, batch_size=SCENES_AT_ONCE, watch=watch)
     logged = read_log(directory / "metrics.jsonl")
     size = millions(model.num_parameters())
     summary = (

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from samples import TEXTS
 
 from captioner import CaptionerConfig, CaptionerProcessor
-from captioner.adopt.vocabulary import KINDS, train_tokenizer
+from captioner.adopt.vocabulary import TOKENIZER_KINDS, train_tokenizer
 
 
 @given(st.text())
@@ -17,7 +17,7 @@ def test_byte_level_tokenizers_spell_any_text(bpe, text):
     assert processor.batch_decode(processor(captions=text)["labels"]) == [normal.strip()]
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", TOKENIZER_KINDS)
 def test_trained_tokenizers_have_the_ids_of_the_default_config(kind):
     tokenizer = train_tokenizer(iter(TEXTS), kind=kind, min_frequency=1, vocab_size=300)
     config = CaptionerConfig(image_encoder={"name": "resnet18"})

@@ -19,7 +19,7 @@ from captioner.model import CaptionerProcessor, ImageSettings, open_image
 from captioner.scenes import Scenes
 
 pytest.importorskip("matplotlib")
-from captioner.explain.pictures import COLOURS, LETTERS
+from captioner.explain.pictures import LETTERS, PART_COLOURS
 
 CONTEXT = "anna sees the red circle . otto is left of the blue square"
 
@@ -84,7 +84,7 @@ def test_the_picture_shows_every_word_with_its_map_bar_and_context(seen, choice)
         expected = overlay(enlarged(reduced(seen.photo, 480), 240), heat)
         assert np.array_equal(drawn.get_array(), np.asarray(expected))
     balance = seen.found.balance(**choice)
-    bars = [axes.patches for axes in figure.axes if len(axes.patches) == len(COLOURS)]
+    bars = [axes.patches for axes in figure.axes if len(axes.patches) == len(PART_COLOURS)]
     for i, bar in enumerate(bars[-len(words) :]):
         assert [part.get_width() for part in bar] == pytest.approx([float(own[i]) for own in balance.values()])
         assert sum(part.get_width() for part in bar) == pytest.approx(1, abs=1e-5)

@@ -31,7 +31,7 @@ TINY = [
 def shipped(tmp_path_factory):
     """A folder of shipped captioners with random weights."""
     folder = tmp_path_factory.mktemp("shipped")
-    for mode, name in demo.SHIPPED.items():
+    for mode, name in demo.DEMO_CAPTIONERS.items():
         settings = load_settings(ROOT / "configs/scenes.yaml", [*TINY, f"model.conditioning={mode}"])
         save_captioner(*assemble(settings.model, settings.data, lambda: VOCABULARY), folder / name)
     return folder
@@ -63,7 +63,7 @@ def test_table_and_page_say_what_an_evaluation_measures(done, shipped):
     page = (folder / "page.html").read_text()
     unseen, generation = Scenes("test", [1, 2, 3], 6), load_settings(LIVE).generation
     numbers, captions = [], []
-    for name in demo.SHIPPED.values():
+    for name in demo.DEMO_CAPTIONERS.values():
         for hidden in demo.GIVEN.values():
             records = evaluate(*load(shipped / name), unseen, generation, hidden=hidden).records
             captions += [record["caption"] for record in records]
@@ -73,7 +73,7 @@ def test_table_and_page_say_what_an_evaluation_measures(done, shipped):
     assert re.findall(r"<td[^>]*>([^<]+)</td>", table) == numbers
     assert re.findall(r"\d+\.\d %|\d\.\d\d\b", printed.split("2 of 3")[0]) == numbers
     assert all(html.escape(caption) in page for caption in captions)
-    for mode in demo.SHIPPED:
+    for mode in demo.DEMO_CAPTIONERS:
         assert mode in printed
     for given in demo.GIVEN:
         assert len(re.findall(rf"{re.escape(given)} +\d", printed)) == 2
