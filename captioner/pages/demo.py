@@ -33,7 +33,7 @@ DEMO_CAPTIONERS = {"concatenated": "scenes-concatenated", "separate": "scenes-se
 GIVEN = {"image + context": None, "image only": "context", "context only": "image"}  # row → what is hidden
 SHOWN_LEVELS = [1, 2, 3]  # of the unseen scenes: those with a picture
 SHOWN_SCENES = 12  # as cards
-TABLE_COLUMNS = [
+LEVEL_COLUMNS = [
     Column(f"level {level}", name, share)
     for level in SHOWN_LEVELS
     for name, share in (("exact match", True), ("CIDEr-D", False))
@@ -102,7 +102,7 @@ def run_demo(output: Path, scenes: int = 200, steps: int | None = None) -> None:
         heading="Captions that look *and* read",
         intro=introduction(scenes, time.monotonic() - began),
         about="Exact match is the share of captions that equal a true one word for word; CIDEr-D runs from 0 to 10.",
-        columns=TABLE_COLUMNS,
+        columns=LEVEL_COLUMNS,
         rows=rows,
         training=live,
         samples="The first scenes of the test split, none left out; their score is the mean of both modes' CIDEr-D.",
@@ -141,7 +141,7 @@ def rich_table(rows: list[Row]) -> Table:
         shown.add_column("\nCIDEr-D", justify="right")
     for mode, group in groupby(rows, lambda row: row.mode):
         for i, row in enumerate(group):
-            cells = [column.write(value) for column, value in zip(TABLE_COLUMNS, row.values, strict=True)]
+            cells = [column.write(value) for column, value in zip(LEVEL_COLUMNS, row.values, strict=True)]
             shown.add_row("" if i else mode, row.given, *cells)
         shown.add_section()
     return shown
