@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from transformers import AutoConfig, AutoFeatureExtractor, AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
 from transformers.feature_extraction_utils import FeatureExtractionMixin
 
-from ..model import Captioner, CaptionerConfig, CaptionerProcessor, DecoderConfig, FurtherInput, ImageSettings
+from ..model import Captioner, CaptionerConfig, CaptionerProcessor, DecoderConfig, ImageSettings, ModalityInput
 from .language_models import FAMILIES
 from .pretrained import (
     PartsError,
@@ -213,10 +213,11 @@ def modality_shape(encoder: dict[str, Any] | str) -> dict[str, Any]:
     return {"model_type": config.model_type} | config.to_diff_dict() | {"dtype": None}
 
 
-def modality_inputs(encoders: Mapping[str, dict[str, Any] | str], config: CaptionerConfig) -> dict[str, FurtherInput]:
+def modality_inputs(encoders: Mapping[str, dict[str, Any] | str], config: CaptionerConfig) -> dict[str, ModalityInput]:
     """What a processor must know of each further modality."""
     return {
-        name: FurtherInput.for_encoder(config.encoders[name], _extractor(encoder)) for name, encoder in encoders.items()
+        name: ModalityInput.for_encoder(config.encoders[name], _extractor(encoder))
+        for name, encoder in encoders.items()
     }
 
 

@@ -216,7 +216,7 @@ def caption(
             of whatever `open_image` reads: paths, Pillow images, bytes, arrays, tensors. None: contexts are read alone.
         model: a name, path or Hub repository for `load`, or what `load` returned; None: the default captioner.
         context: one text or template for all images, or a text or None per image.
-        further: further modalities by name, for each image what `FurtherInput.read` takes, or None.
+        further: further modalities by name, for each image what `ModalityInput.read` takes, or None.
         beams: beams of the search; 1 is greedy.
         batch_size: images at a time.
         workers: processes that read images.

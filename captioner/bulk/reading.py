@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ..model import FurtherInput, ImageSettings, open_image, reason
+from ..model import ImageSettings, ModalityInput, open_image, reason
 from .contexts import Context
 from .inputs import Item
 
@@ -35,7 +35,7 @@ class Reading:
         pixels: uint8 (3, H, W), a list of those where there are several images; None where there is no image.
         context: what is known about the image, or None.
         look: the pixels as the encoder of a caption store takes them, uint8, until captions were retrieved by them.
-        further: further modalities by name, as `FurtherInput.read` gives them; absent ones are not there.
+        further: further modalities by name, as `ModalityInput.read` gives them; absent ones are not there.
         error: why it cannot be read.
     """
 
@@ -63,7 +63,7 @@ class Reader(Dataset):
     context: Context | None = None
     max_pixels: int = MAX_PIXELS
     look: ImageSettings | None = None
-    further: Mapping[str, FurtherInput] = field(default_factory=dict)
+    further: Mapping[str, ModalityInput] = field(default_factory=dict)
 
     def __getitem__(self, item: Item) -> Reading:
         reading = Reading(replace(item, image=None, columns={}))

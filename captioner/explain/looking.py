@@ -37,7 +37,7 @@ def look(
     Args:
         image: what `open_image` reads, a list of several, of which the first is shown, or None.
         caption: None: the captioner's own, found by `generate` with `search_options`.
-        further: further modalities by name, each what `FurtherInput.read` takes.
+        further: further modalities by name, each what `ModalityInput.read` takes.
 
     Raises:
         ImageError, FeatureError, AttributionError: an image or features that cannot be read, a modality that the

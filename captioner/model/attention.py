@@ -16,8 +16,8 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from .attention_kinds import KINDS
 from .configuration import DecoderConfig
+from .layers import PreNorm, residual
 from .memory import Memory
-from .residual import PreNorm, residual
 
 
 def eager_attention(

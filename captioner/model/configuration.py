@@ -136,11 +136,11 @@ class CaptionerConfig(PreTrainedConfig):
 
     Args:
         image_encoder: `{"name": timm model, "image_size": pixels, …}`; further keys go to timm's model constructor,
-            except `stem` (see `encoders.STEMS`), `norm_eps` (of a ViT's norms) and the processor's `mean`, `std`,
+            except `stem` (see `image_encoder.STEMS`), `norm_eps` (of a ViT's norms) and the processor's `mean`, `std`,
             `interpolation`, `crop_pct`, `crop_mode`. None: a captioner that only reads.
         context_encoder: a transformers config (or its dict with `model_type`). None: a captioner that only looks.
         encoders: further modalities by name, each the dict of a transformers config (with `model_type`), or
-            `{"feature_size": D, …}` for features that are made already; see `further.py`.
+            `{"feature_size": D, …}` for features that are made already; see `modality_encoders.py`.
         max_images: the most images of one sample; with more than one, images learn which place they have.
         context_window: `{"length": tokens, "overlap": tokens, …}`: longer contexts are read window by window; see
             `windows.py`. None: a context is read at once.
@@ -208,7 +208,7 @@ class CaptionerConfig(PreTrainedConfig):
             raise ValueError(
                 f"`image_encoder` must have the key 'name' (a timm model), but has {sorted(self.image_encoder)}"
             )
-        self._check_further()
+        self._check_encoders()
         if sorted(self.modality_order) != sorted(given):
             raise ValueError(f"`modality_order` must list each of {sorted(given)} once, but is {self.modality_order}")
         unknown = sorted(set(self.decoder.ungated_modalities) - set(given))
@@ -225,7 +225,7 @@ class CaptionerConfig(PreTrainedConfig):
         check_memory(self.memory, self.modalities, mode, one_softmax=mode in ("concatenated", "joint"))
         self.decoder.memory_attention = {name: attention_options(own) for name, own in self.memory.items()}
 
-    def _check_further(self) -> None:
+    def _check_encoders(self) -> None:
         for name, shape in self.encoders.items():
             if not name.isidentifier() or name in TAKEN:
                 raise ValueError(

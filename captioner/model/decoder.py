@@ -9,13 +9,11 @@ from transformers import EncoderDecoderCache
 from transformers.masking_utils import create_causal_mask
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from .activations import activation
 from .attention import MODES
 from .configuration import CaptionerConfig, DecoderConfig
+from .layers import activation, norm, residual
 from .memory import Memory
-from .norms import norm
 from .positions import POSITIONS, Rotation
-from .residual import residual
 from .self_attention import SelfAttention
 
 

@@ -1,24 +1,39 @@
 """Do a processor and a model fit together? Everything that does not, and what to change.
 
-Knows nothing about tensors.
+Knows a processor by what it says of itself, and a model by its configuration; knows nothing about tensors.
 """
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Mapping
+from typing import Protocol
+
+from transformers import PreTrainedTokenizerBase as AnyTokenizer
 
 from .configuration import CaptionerConfig
-from .images import two_sides
-
-if TYPE_CHECKING:
-    from .processor import CaptionerProcessor
+from .images import ImageSettings, two_sides
+from .modality_inputs import ModalityInput
 
 
-def misfits(processor: "CaptionerProcessor", config: CaptionerConfig) -> list[str]:
+class Feeding(Protocol):
+    """What must be known of whatever feeds a model; meanings are those of `CaptionerProcessor`'s arguments."""
+
+    image_settings: ImageSettings | None
+    tokenizer: AnyTokenizer
+    context_tokenizer: AnyTokenizer | None
+    max_caption_length: int
+    max_context_length: int
+    start_token_id: int
+    eos_token_id: int
+    pad_token_id: int
+    max_images: int
+    further: Mapping[str, ModalityInput]
+
+
+def misfits(processor: Feeding, config: CaptionerConfig) -> list[str]:
     """What does not fit, a phrase each; empty where all does."""
-    return [problem for look in (_tokens, _images, _context, _further) for problem in look(processor, config)]
+    return [problem for check in (_tokens, _images, _context, _modalities) for problem in check(processor, config)]
 
 
-def _tokens(processor: "CaptionerProcessor", config: CaptionerConfig) -> Iterator[str]:
+def _tokens(processor: Feeding, config: CaptionerConfig) -> Iterator[str]:
     ids = {
         "decoder_start_token_id": processor.start_token_id,
         "eos_token_id": processor.eos_token_id,
@@ -39,7 +54,7 @@ def _tokens(processor: "CaptionerProcessor", config: CaptionerConfig) -> Iterato
             yield f"`{key}` is {theirs} in the config but {ours} in the processor; make them equal"
 
 
-def _images(processor: "CaptionerProcessor", config: CaptionerConfig) -> Iterator[str]:
+def _images(processor: Feeding, config: CaptionerConfig) -> Iterator[str]:
     settings, encoder = processor.image_settings, config.image_encoder
     if encoder is None:
         if settings is not None:
@@ -54,7 +69,7 @@ def _images(processor: "CaptionerProcessor", config: CaptionerConfig) -> Iterato
         yield f"`image_encoder.image_size` is {theirs}, but `image_settings` are {ours}; make them equal"
 
 
-def _context(processor: "CaptionerProcessor", config: CaptionerConfig) -> Iterator[str]:
+def _context(processor: Feeding, config: CaptionerConfig) -> Iterator[str]:
     encoder = config.context_encoder
     if encoder is None:
         return
@@ -67,7 +82,7 @@ def _context(processor: "CaptionerProcessor", config: CaptionerConfig) -> Iterat
     yield from _too_small("context_encoder.max_position_embeddings", positions, longest, limit)
 
 
-def _further(processor: "CaptionerProcessor", config: CaptionerConfig) -> Iterator[str]:
+def _modalities(processor: Feeding, config: CaptionerConfig) -> Iterator[str]:
     if sorted(processor.further) != sorted(config.encoders):
         yield f"the model has `encoders` {sorted(config.encoders)}, but the processor {sorted(processor.further)}"
     for name, shape in config.encoders.items():

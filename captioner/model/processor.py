@@ -3,7 +3,6 @@
 Knows batches and special tokens; knows nothing about weights, datasets or runs.
 """
 
-import json
 import os
 import warnings
 from collections.abc import Mapping, Sequence
@@ -14,22 +13,17 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoFeatureExtractor, AutoProcessor, AutoTokenizer, BatchFeature, PreTrainedConfig
+from transformers import AutoProcessor, BatchFeature
 from transformers import PreTrainedTokenizerBase as AnyTokenizer
 from transformers.dynamic_module_utils import custom_object_save
 from transformers.utils import PushToHubMixin
 
-from ..base import put
 from .configuration import CaptionerConfig, input_names
 from .fitting import misfits
-from .further_inputs import FurtherInput, as_samples
-from .images import ImageSettings, open_image
-from .processor_files import PROCESSOR_FILE, read_state
-from .several_images import as_list, each, stack
-
-CONTEXT_FOLDER = "context_tokenizer"
-IGNORED_LABEL = -100
-PLAIN_TEXT = {"add_special_tokens": False, "split_special_tokens": True, "verbose": False}
+from .images import ImageSettings, as_list, each, open_image, stack
+from .modality_inputs import ModalityInput, as_samples
+from .processor_files import CONTEXT_FOLDER, read_parts, write_state
+from .text_inputs import decode_caption, encode_captions, encode_contexts, encode_prompt, first_given
 
 
 class CaptionerProcessor(PushToHubMixin):
@@ -65,7 +59,7 @@ class CaptionerProcessor(PushToHubMixin):
         eos_token_id: int | None = None,
         pad_token_id: int | None = None,
         max_images: int = 1,
-        further: Mapping[str, FurtherInput] | None = None,
+        further: Mapping[str, ModalityInput] | None = None,
     ) -> None:
         if min(max_caption_length, max_context_length, max_images) < 1:
             raise ValueError(
@@ -79,12 +73,12 @@ class CaptionerProcessor(PushToHubMixin):
         self.max_context_length = max_context_length
         self.max_images = max_images
         self.further = dict(further or {})
-        self._said: set[str] = set()
-        eos = self.eos_token_id = _first(eos_token_id, tokenizer.eos_token_id, tokenizer.sep_token_id)
+        self._warned: set[str] = set()
+        eos = self.eos_token_id = first_given(eos_token_id, tokenizer.eos_token_id, tokenizer.sep_token_id)
         if eos is None:
             raise ValueError("the caption tokenizer has neither eos nor sep token; set `tokenizer.eos_token`")
-        self.start_token_id = _first(start_token_id, tokenizer.bos_token_id, tokenizer.cls_token_id, eos)
-        self.pad_token_id = _first(pad_token_id, tokenizer.pad_token_id, eos)
+        self.start_token_id = first_given(start_token_id, tokenizer.bos_token_id, tokenizer.cls_token_id, eos)
+        self.pad_token_id = first_given(pad_token_id, tokenizer.pad_token_id, eos)
 
     def __call__(
         self,
@@ -104,7 +98,7 @@ class CaptionerProcessor(PushToHubMixin):
             captions: one caption, B, or B lists of G each.
             prompt: how the caption of every sample starts, for `generate`; not together with `captions`.
             return_tensors: as in transformers.
-            further: further modalities by name, one or a list of B of what `FurtherInput.read` reads, None where a
+            further: further modalities by name, one or a list of B of what `ModalityInput.read` reads, None where a
                 sample lacks it.
 
         Returns:
@@ -121,7 +115,7 @@ class CaptionerProcessor(PushToHubMixin):
                 unequal number of captions per image, or captions beside a prompt.
         """
         given = {"images": images, "context": context, "captions": captions}
-        given = {name: _as_list(value) for name, value in given.items() if value is not None}
+        given = {name: _samples(value) for name, value in given.items() if value is not None}
         given |= {name: as_samples(value) for name, value in further.items() if value is not None}
         if len({len(values) for values in given.values()}) != 1:
             found = ", ".join(f"{len(values)} {name}" for name, values in given.items()) or "nothing"
@@ -130,7 +124,7 @@ class CaptionerProcessor(PushToHubMixin):
                 "several captions of one image go in a list of their own"
             )
         makers = {"images": self._images, "context": self._contexts, "captions": self._captions}
-        makers |= {name: partial(self._further, name) for name in self.further}
+        makers |= {name: partial(self._modality, name) for name in self.further}
         unknown = sorted(set(given) - set(makers))
         if unknown:
             raise ValueError(f"this processor makes no {', '.join(unknown)}; it takes {', '.join(makers)}")
@@ -138,7 +132,8 @@ class CaptionerProcessor(PushToHubMixin):
         if prompt is not None:
             if "captions" in given:
                 raise ValueError("give `captions` to train on or a `prompt` to continue, not both")
-            tensors["decoder_input_ids"] = self._prompt(prompt).expand(len(next(iter(given.values()))), -1)
+            ids = encode_prompt(self.tokenizer, prompt, self.start_token_id)
+            tensors["decoder_input_ids"] = ids.expand(len(next(iter(given.values()))), -1)
         return BatchFeature(tensors, tensor_type=return_tensors)
 
     def _images(self, images: list[Any]) -> dict[str, Tensor]:
@@ -159,75 +154,41 @@ class CaptionerProcessor(PushToHubMixin):
         images = as_list(image)
         if len(images) <= self.max_images:
             return image
-        self._say_cut(f"a sample has {len(images)} images", "max_images")
+        self._warn_of_cut(f"a sample has {len(images)} images", "max_images", self.max_images)
         return images[: self.max_images]
 
-    def _say_cut(self, found: str, limit: str, most: int | None = None) -> None:
+    def _warn_of_cut(self, found: str, limit: str, most: int) -> None:
         """Warn that something was cut; once for each limit, since data sets are long."""
-        if limit not in self._said:
-            self._said.add(limit)
-            most = getattr(self, limit) if most is None else most
+        if limit not in self._warned:
+            self._warned.add(limit)
             text = f"{found}, but only the first {most} are read (`{limit}`); raise it if the rest matters"
             warnings.warn(f"{text}. This is said once.", stacklevel=3)
 
-    def _further(self, name: str, values: list[Any]) -> dict[str, Tensor]:
+    def _modality(self, name: str, values: list[Any]) -> dict[str, Tensor]:
         own = self.further[name]
         rows = [None if value is None else own.read(value, name) for value in values]
         most = own.max_length
         longest = max((len(row) for row in rows if row is not None), default=0)
         if most is not None and longest > most:
-            self._say_cut(f"a sample has `{name}` of length {longest}", f"encoders.{name}.max_length", most)
+            self._warn_of_cut(f"a sample has `{name}` of length {longest}", f"encoders.{name}.max_length", most)
             rows = [None if row is None else row[:most] for row in rows]
         batch = own.batch(rows)
         return {} if batch is None else dict(zip(input_names(name), batch, strict=True))
 
     def _contexts(self, contexts: list[str | None]) -> dict[str, Tensor]:
-        tokenizer = self.context_tokenizer or self.tokenizer
-        rows: list[list[int]] = [[] for _ in contexts]
-        there = [i for i, text in enumerate(contexts) if text and text.strip()]
-        if there:
-            encoded = tokenizer([contexts[i] for i in there], return_special_tokens_mask=True, verbose=False)
-            for i, ids, special in zip(there, encoded["input_ids"], encoded["special_tokens_mask"], strict=True):
-                rows[i] = self._shorten(ids, special)
-        ids, mask = _pad(rows, _first(tokenizer.pad_token_id, tokenizer.eos_token_id, 0))
-        return {"context_input_ids": ids, "context_attention_mask": mask}
-
-    def _shorten(self, ids: list[int], special: list[int]) -> list[int]:
-        """Cut text to fit, keeping the closing special tokens; without any text, nothing remains."""
-        if all(special):
-            return []
-        end = len(ids) - special[::-1].index(0)
-        excess = max(0, len(ids) - self.max_context_length)
-        if excess:
-            self._say_cut(f"a context has {len(ids)} tokens", "max_context_length")
-        return (ids[: max(0, end - excess)] + ids[end:])[: self.max_context_length]
+        most = self.max_context_length
+        tensors, cut = encode_contexts(self.context_tokenizer or self.tokenizer, contexts, most)
+        if cut is not None:
+            self._warn_of_cut(f"a context has {cut} tokens", "max_context_length", most)
+        return tensors
 
     def _captions(self, captions: list[str | Sequence[str]]) -> dict[str, Tensor]:
-        groups = [_as_list(row) for row in captions]
-        sizes = [len(group) for group in groups]
-        if len(set(sizes)) > 1 or 0 in sizes:
-            raise ValueError(f"every image needs the same number of captions, at least 1, but they have {sizes}")
-        texts = [text for group in groups for text in group]
-        wrong = next((text for text in texts if not isinstance(text, str)), None)
-        if wrong is not None or None in texts:
-            raise ValueError(f"captions must be text, but one is {wrong!r}; leave its sample out")
-        rows = self.tokenizer(texts, **PLAIN_TEXT)["input_ids"] if texts else []
-        rows = [row[: self.max_caption_length - 1] for row in rows]
-        inputs, mask = _pad([[self.start_token_id, *row] for row in rows], self.pad_token_id)
-        labels, _ = _pad([[*row, self.eos_token_id] for row in rows], IGNORED_LABEL)
-        return {"decoder_input_ids": inputs, "decoder_attention_mask": mask, "labels": labels}
-
-    def _prompt(self, prompt: str) -> Tensor:
-        """The start token and the prompt's tokens, (1, T); no EOS, since the caption goes on."""
-        return torch.tensor([[self.start_token_id, *self.tokenizer(prompt, **PLAIN_TEXT)["input_ids"]]])
+        ids = (self.start_token_id, self.eos_token_id, self.pad_token_id)
+        return encode_captions(self.tokenizer, [_samples(row) for row in captions], self.max_caption_length, *ids)
 
     def decode(self, ids: Sequence[int] | Tensor) -> str:
         """Ids (T,) to text: what stands between start token and first EOS, without special tokens."""
-        row = ids.tolist() if hasattr(ids, "tolist") else list(ids)
-        row = row[1:] if row[:1] == [self.start_token_id] else row
-        row = row[: row.index(self.eos_token_id)] if self.eos_token_id in row else row
-        row = [token for token in row if token != IGNORED_LABEL]
-        return self.tokenizer.decode(row, skip_special_tokens=True).strip()
+        return decode_caption(self.tokenizer, ids, self.start_token_id, self.eos_token_id)
 
     def batch_decode(self, ids: Sequence[Sequence[int]] | Tensor) -> list[str]:
         """Ids (N, T) to N texts, each as `decode` gives it; labels are read as well as generated ids."""
@@ -249,7 +210,7 @@ class CaptionerProcessor(PushToHubMixin):
         state = self.to_dict()
         if self._auto_class is not None:
             custom_object_save(self, directory, config=state)
-        put(directory / PROCESSOR_FILE, json.dumps(state, indent=2) + "\n")
+        write_state(directory, state)
 
     @classmethod
     def register_for_auto_class(cls, auto_class: str = "AutoProcessor") -> None:
@@ -268,14 +229,7 @@ class CaptionerProcessor(PushToHubMixin):
             "eos_token_id": self.eos_token_id,
             "pad_token_id": self.pad_token_id,
             "max_images": self.max_images,
-            "further": {
-                name: {
-                    "feature_size": own.feature_size,
-                    "max_length": own.max_length,
-                    "extractor": None if own.extractor is None else name,
-                }
-                for name, own in self.further.items()
-            },
+            "further": {name: own.to_dict(name) for name, own in self.further.items()},
         }
 
     @classmethod
@@ -293,28 +247,7 @@ class CaptionerProcessor(PushToHubMixin):
             OSError: no such directory or repository, or no `processor_config.json` in it.
             ValueError: a `processor_config.json` of another class, or one that cannot be read.
         """
-        name = str(directory_or_hub_id)
-        state = read_state(name, subfolder, hub_kwargs)
-        if state.pop("processor_class", None) != cls.__name__:
-            raise ValueError(f"{PROCESSOR_FILE} in {name} is not of {cls.__name__}; try `captioner.load`")
-
-        def load(auto: type, *folders: str, **options: Any) -> Any:
-            place = "/".join(folder for folder in folders if folder)
-            return auto.from_pretrained(name, subfolder=place, **options, **hub_kwargs)
-
-        # With a config given, the model's config.json in the same place is not asked for a class.
-        words = partial(load, AutoTokenizer, config=PreTrainedConfig())
-        state.pop("auto_map", None)
-        settings, folder = state.pop("image_settings"), state.pop("context_tokenizer")
-        for own in (further := state.pop("further", {})).values():
-            own["extractor"] = load(AutoFeatureExtractor, subfolder, own["extractor"]) if own["extractor"] else None
-        return cls(
-            ImageSettings(**settings) if settings else None,
-            words(subfolder),
-            words(subfolder, folder) if folder else None,
-            further={modality: FurtherInput(**own) for modality, own in further.items()},
-            **state,
-        )
+        return cls(**read_parts(str(directory_or_hub_id), subfolder, hub_kwargs, cls.__name__))
 
     def check_model(self, config: CaptionerConfig) -> None:
         """Make sure that a model of this shape can be fed by this processor.
@@ -327,23 +260,11 @@ class CaptionerProcessor(PushToHubMixin):
             raise ValueError(f"the processor does not fit the model: {'; '.join(problems)}")
 
 
-def _first(*values: int | None) -> int | None:
-    return next((value for value in values if value is not None), None)
-
-
-def _as_list(value: Any) -> list[Any]:
+def _samples(value: Any) -> list[Any]:
     """A batch as a list; a single item becomes a list of one."""
     if isinstance(value, Sequence) and not isinstance(value, str | bytes | bytearray):
         return list(value)
     return list(value) if getattr(value, "ndim", 0) == 4 else [value]
-
-
-def _pad(rows: list[list[int]], filler: int) -> tuple[Tensor, Tensor]:
-    """Rows of ids to ids and mask (rows, width), width at least 1; the mask knows lengths, not ids."""
-    width = max([1, *map(len, rows)])
-    ids = torch.tensor([row + [filler] * (width - len(row)) for row in rows], dtype=torch.long)
-    lengths = torch.tensor([len(row) for row in rows], dtype=torch.long)
-    return ids.view(len(rows), width), torch.arange(width) < lengths[:, None]
 
 
 AutoProcessor.register(CaptionerConfig, CaptionerProcessor, exist_ok=True)

@@ -1,9 +1,12 @@
 """Long memories made short before anything attends to them: patches averaged, or read by a few learned queries.
 
-Knows states and masks; knows nothing about encoders. Shape letters B, S, D as in every file; R latents.
+Knows states, masks and how patches lie on a picture; knows nothing about encoders. Shape letters B, S, D as in every
+file; R latents.
 """
 
+import math
 from functools import partial
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -11,8 +14,27 @@ from torch.nn import functional as F
 
 from .attention import CrossAttention
 from .configuration import DecoderConfig
-from .grids import Grid
-from .residual import PreNorm
+from .layers import PreNorm
+
+
+class Grid(NamedTuple):
+    """How image tokens lie on the picture: `prefix` tokens that see all of it, then `height` rows of `width`."""
+
+    prefix: int
+    height: int
+    width: int
+
+
+def nearest_grid(prefix: int, tokens: int, height: int, width: int) -> Grid:
+    """How `tokens` tokens of a picture of `height` × `width` lie on it.
+
+    Of the grids with that many cells, the one whose cells are nearest to squares is taken: what every backbone of
+    square patches or equal strides has.
+    """
+    cells = tokens - prefix
+    heights = [rows for rows in range(1, cells + 1) if cells % rows == 0]
+    rows = min(heights, key=lambda rows: abs(math.log(rows * rows * width / (cells * height))))
+    return Grid(prefix, rows, cells // rows)
 
 
 class Pool(nn.Module):
@@ -82,30 +104,30 @@ class Resampler(nn.Module):
         both = torch.cat([mask, mask.new_ones(latents.shape[:2])], dim=1)
         for layer in self.layers:
             latents = layer(latents, states, both)
-        there = mask.any(dim=1, keepdim=True).expand(latents.shape[:2])
-        return self.final_norm(latents).masked_fill(~there[:, :, None], 0.0), there
+        present = mask.any(dim=1, keepdim=True).expand(latents.shape[:2])
+        return self.final_norm(latents).masked_fill(~present[:, :, None], 0.0), present
 
     @torch.no_grad()
     def sources(self, states: Tensor, mask: Tensor) -> Tensor:
         """What each latent rests on, by attention rollout through the layers: (B, R, S), rows summing to 1 or 0."""
-        seen: list[Tensor] = []
-        hooks = [layer.attention.register_forward_hook(partial(_keep_weights, seen)) for layer in self.layers]
+        recorded: list[Tensor] = []
+        hooks = [layer.attention.register_forward_hook(partial(_record_weights, recorded)) for layer in self.layers]
         try:
             self(states, mask)
         finally:
             for hook in hooks:
                 hook.remove()
         reached = torch.zeros(())
-        for weights in seen:
+        for weights in recorded:
             outside, among = weights.split([states.shape[1], weights.shape[2] - states.shape[1]], dim=2)
-            held = reached if reached.ndim == 0 else (reached + among @ reached) / 2
-            reached = held + outside / 2
+            carried = reached if reached.ndim == 0 else (reached + among @ reached) / 2
+            reached = carried + outside / 2
         total = reached.sum(dim=-1, keepdim=True)
         return reached / total.masked_fill(total == 0, 1.0)
 
 
-def _keep_weights(seen: list[Tensor], attention: CrossAttention, inputs: tuple, output: Tensor) -> None:
+def _record_weights(recorded: list[Tensor], attention: CrossAttention, inputs: tuple, output: Tensor) -> None:
     """The weights (B, R, S + R) of an attention, its heads averaged."""
     h, states, mask, _ = inputs
     keys, _ = attention.keys_and_values(states)
-    seen.append(attention.kind.weights(attention.queries(h), keys, mask).mean(dim=1))
+    recorded.append(attention.kind.weights(attention.queries(h), keys, mask).mean(dim=1))

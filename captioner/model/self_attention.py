@@ -8,7 +8,7 @@ from transformers import EncoderDecoderCache
 
 from .attention import Attention
 from .configuration import DecoderConfig
-from .norms import norm
+from .layers import norm
 from .positions import Rotation, rotate
 
 

@@ -1,7 +1,9 @@
 """Texts longer than their encoder reads: encoded in overlapping windows, and stitched so that each token comes once.
 
 A token's state is taken from the window in which it stands further from the border (as in BERT's reading of SQuAD
-documents, Devlin et al. 2018, arXiv 1810.04805). Knows ids and states; knows nothing about words.
+documents, Devlin et al. 2018, arXiv 1810.04805). Windows are cut here from ids, and not by a tokenizer's `stride` and
+`return_overflowing_tokens`: so a batch has one row of ids per sample, each token once, whatever the encoder reads at a
+time, and its words, memory and attribution keep their places. Knows ids and states; knows nothing about words.
 """
 
 from collections.abc import Callable, Sequence
@@ -43,10 +45,10 @@ class Windows:
     closing: Sequence[int] = ()
 
     def __post_init__(self) -> None:
-        room = self.length - len(self.opening) - len(self.closing)
-        if not 0 <= self.overlap < room:
+        most = self.length - len(self.opening) - len(self.closing)
+        if not 0 <= self.overlap < most:
             raise ValueError(
-                f"`context_window.overlap` must be from 0 to below {room} (`length` less special tokens), "
+                f"`context_window.overlap` must be from 0 to below {most} (`length` less special tokens), "
                 f"but is {self.overlap}"
             )
 
@@ -68,7 +70,7 @@ class Windows:
         Args:
             encode: (R, W) ids and mask → (R, W, D); it is called once, for the windows of all samples.
         """
-        texts = [row[there] for row, there in zip(ids, mask.bool(), strict=True)]
+        texts = [row[real] for row, real in zip(ids, mask.bool(), strict=True)]
         plans = [self.plan(len(text)) for text in texts]
         opening, closing = ids.new_tensor(self.opening), ids.new_tensor(self.closing)
         pieces, kept = [], []

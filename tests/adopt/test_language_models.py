@@ -11,7 +11,7 @@ from transformers.models.llama.modeling_llama import LlamaRMSNorm
 from captioner import Captioner
 from captioner.adopt import PartsError
 from captioner.model import DecoderConfig
-from captioner.model.norms import RMSNorm
+from captioner.model.layers import RMSNorm
 from captioner.search import SearchOptions, search
 
 

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 from captioner.adopt import train_tokenizer
 from captioner.cli.main import app
 from captioner.explain import look
-from captioner.model import CaptionerProcessor, FurtherInput, ImageSettings
+from captioner.model import CaptionerProcessor, ImageSettings, ModalityInput
 from captioner.pages.cards import Answer, Card, further_modalities, word_maps
 from captioner.pages.studio import Studio, StudioError
 
@@ -21,7 +21,7 @@ CAPTION = "the red circle"
 @pytest.fixture(scope="module")
 def parts():
     tokenizer = train_tokenizer(TEXTS, kind="word", min_frequency=1)
-    further = {"regions": FurtherInput(6, 5)}
+    further = {"regions": ModalityInput(6, 5)}
     processor = CaptionerProcessor(ImageSettings(32, 32), tokenizer, None, 20, 14, further=further)
     decoder = {"vocab_size": len(processor.tokenizer)}
     return captioner("separate", "serial", encoders={"regions": REGIONS}, decoder=decoder), processor

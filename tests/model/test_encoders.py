@@ -7,7 +7,9 @@ from torch import nn
 
 from captioner import Captioner
 from captioner.model import ImageEncoder
-from captioner.model.encoders import ContextEncoder, ConvolutionalStem, Encoders
+from captioner.model.context_encoder import ContextEncoder
+from captioner.model.encoders import Encoders
+from captioner.model.image_encoder import ConvolutionalStem
 
 TINY_VIT = {"embed_dim": 32, "depth": 1, "num_heads": 2}
 TINY_SWIN = {"embed_dim": 8, "depths": [2, 1], "num_heads": [1, 2], "window_size": 4}

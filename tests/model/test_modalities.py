@@ -19,7 +19,7 @@ from captioner.data import CaptionDataset, Collator, DataError, load_split
 from captioner.data.modality_dropout import ModalityDropout
 from captioner.evaluation import ablate
 from captioner.explain import attribute
-from captioner.model import MODES, CaptionerProcessor, FeatureError, FurtherInput, ImageSettings
+from captioner.model import MODES, CaptionerProcessor, FeatureError, ImageSettings, ModalityInput
 
 TEXTS = ["the red circle anna hums", "a blue star"]
 
@@ -27,7 +27,7 @@ TEXTS = ["the red circle anna hums", "a blue star"]
 @pytest.fixture(scope="module")
 def processor():
     tokenizer = train_tokenizer(TEXTS, kind="word", min_frequency=1)
-    return CaptionerProcessor(ImageSettings(32, 32), tokenizer, further={"regions": FurtherInput(6, 5)})
+    return CaptionerProcessor(ImageSettings(32, 32), tokenizer, further={"regions": ModalityInput(6, 5)})
 
 
 def with_regions(*mode, processor, **options):
@@ -66,7 +66,7 @@ def test_features_that_cannot_be_read_are_named(processor, value, message):
 
 
 def test_features_beyond_the_limit_are_cut_with_one_warning(processor):
-    own = CaptionerProcessor(None, processor.tokenizer, further={"regions": FurtherInput(6, 5)})
+    own = CaptionerProcessor(None, processor.tokenizer, further={"regions": ModalityInput(6, 5)})
     with pytest.warns(UserWarning, match=r"`regions` of length 9, but only the first 5 are read") as seen:
         batch = own(regions=[regions(9), regions(2), regions(8)])
     assert len(seen) == 1
@@ -84,7 +84,7 @@ def test_a_processor_refuses_what_it_does_not_know_and_what_does_not_fit(process
 @pytest.mark.parametrize("make", [WhisperFeatureExtractor, Wav2Vec2FeatureExtractor])
 def test_waveforms_become_what_the_encoder_takes_also_after_saving(make, processor, tmp_path):
     extractor = make()
-    before = CaptionerProcessor(None, processor.tokenizer, further={"sound": FurtherInput(extractor=extractor)})
+    before = CaptionerProcessor(None, processor.tokenizer, further={"sound": ModalityInput(extractor=extractor)})
     before.save_pretrained(tmp_path)
     after = CaptionerProcessor.from_pretrained(tmp_path)
     wave = np.sin(np.arange(1600) / 5).astype(np.float32)
@@ -198,6 +198,6 @@ def test_adding_a_modality_changes_no_output(norm, processor):
     model.add_modality("regions", dict(REGIONS), own)
     given = {name: value for name, value in further().items() if name.startswith("regions")}
     torch.testing.assert_close(model(**inputs, **given, decoder_input_ids=ids).logits, before, rtol=1e-4, atol=1e-5)
-    assert own.further == {"regions": FurtherInput(6, 5)}
+    assert own.further == {"regions": ModalityInput(6, 5)}
     assert model.config.modalities == ["image", "context", "regions"]
     own.check_model(model.config)

@@ -1,6 +1,7 @@
-"""Further modalities from what a sample holds (arrays, `.npy` and `.safetensors` files) to the tensors of a batch.
+"""Modalities beside image and context, from what a sample holds to tensors: arrays, `.npy` and `.safetensors` files.
 
-Knows nothing about encoders; waveforms become what an encoder takes by a feature extractor of transformers.
+Knows nothing about encoders; waveforms become what an encoder takes by a feature extractor of transformers. Letters:
+B, S, D as in every file.
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,8 +24,8 @@ class FeatureError(ValueError):
 
 
 @dataclass
-class FurtherInput:
-    """How a batch of one further modality is made.
+class ModalityInput:
+    """How a batch of one modality is made.
 
     Args:
         feature_size: D of features that are made already; None: an encoder's inputs of any shape.
@@ -38,11 +39,19 @@ class FurtherInput:
     extractor: FeatureExtractionMixin | None = None
 
     @classmethod
-    def for_encoder(cls, shape: Mapping[str, Any], extractor: FeatureExtractionMixin | None = None) -> "FurtherInput":
+    def for_encoder(cls, shape: Mapping[str, Any], extractor: FeatureExtractionMixin | None = None) -> "ModalityInput":
         """What goes with one of `CaptionerConfig.encoders`."""
         if "feature_size" in shape:
             return cls(shape["feature_size"], shape.get("max_length"))
         return cls(extractor=extractor)
+
+    def to_dict(self, folder: str) -> dict[str, Any]:
+        """As it stands in `processor_config.json`; `folder` is where the extractor lies, if there is one."""
+        return {
+            "feature_size": self.feature_size,
+            "max_length": self.max_length,
+            "extractor": None if self.extractor is None else folder,
+        }
 
     def read(self, value: Any, name: str) -> Tensor:
         """One sample's: an array, a list of numbers, or a file, as float32 or long (S, …).

@@ -1,6 +1,7 @@
-"""Encoders of further modalities, each called by a name of its own: any transformers encoder, or features made before.
+"""Encoders of modalities beside image and context: any transformers encoder, or features that are made already.
 
-Both have the signature of the others: a tensor with one row per sample and a mask in, states and their mask out.
+Both have one signature: a tensor with one row per sample and a mask in, states and their mask out. Know nothing about
+files, or what a modality is called. Letters: B, S, D as in every file.
 """
 
 from typing import Any
@@ -62,7 +63,7 @@ class TransformersEncoder(nn.Module):
         self.width = getattr(config, "hidden_size", None)
         if self.width is None:
             raise ValueError(f"`model_type` {config.model_type!r} has no `hidden_size`, so it is no encoder of states")
-        self.all_tied_weights_keys = {f"model.{k}": f"model.{v}" for k, v in self.model.all_tied_weights_keys.items()}
+        self.all_tied_weights_keys = tied_weights("model", self.model)
 
     def forward(self, values: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """What the model takes as its main input (B, …), and which places along axis 1 are real (B, places).
@@ -81,7 +82,7 @@ class TransformersEncoder(nn.Module):
         return states.masked_fill(~mask[:, :, None], 0.0), mask
 
 
-def further_encoder(name: str, shape: dict[str, Any]) -> nn.Module:
+def build_modality_encoder(name: str, shape: dict[str, Any]) -> nn.Module:
     """The encoder of one of `CaptionerConfig.encoders`.
 
     Raises:
@@ -93,3 +94,9 @@ def further_encoder(name: str, shape: dict[str, Any]) -> nn.Module:
         return TransformersEncoder(**shape) if "model_type" in shape else FeatureEncoder(**shape)
     except (TypeError, ValueError) as error:
         raise ValueError(f"`encoders.{name}` cannot be built: {error}") from error
+
+
+def tied_weights(name: str, part: nn.Module) -> dict[str, str]:
+    """A part's tied weights under its name here: transformers gathers them from direct children only."""
+    tied = getattr(part, "all_tied_weights_keys", {})
+    return {f"{name}.{target}": f"{name}.{source}" for target, source in tied.items()}
