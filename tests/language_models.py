@@ -27,6 +27,24 @@ BERT_SHAPE = {
     "max_position_embeddings": 64,
 }
 LLAMA_SHAPE = BERT_SHAPE | {"num_key_value_heads": 2, "rope_parameters": {"rope_type": "default", "rope_theta": 500.0}}
+SCALED = {  # type of rotary angles → what it takes; captions may be longer than those before scaling
+    "linear": {"factor": 2.0},
+    "dynamic": {"factor": 2.0},
+    "yarn": {"factor": 4.0, "original_max_position_embeddings": 16},
+    "llama3": {
+        "factor": 4.0,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 16,
+    },
+}
+
+
+def scaled(kind):
+    """The shape of a Llama whose rotary angles are scaled."""
+    return LLAMA_SHAPE | {"rope_parameters": {"rope_type": kind, "rope_theta": 500.0, **SCALED[kind]}}
+
+
 DECODERS = {
     "gpt2": GPT2Config(vocab_size=TOKENS, n_embd=32, n_layer=2, n_head=4, n_inner=48, n_positions=64),
     "bert": BertConfig(**BERT_SHAPE, is_decoder=True),
@@ -37,12 +55,14 @@ DECODERS = {
     "llama with biased attention": LlamaConfig(**LLAMA_SHAPE, attention_bias=True),
     "llama with biased feed-forward": LlamaConfig(**LLAMA_SHAPE, mlp_bias=True),
     "llama with wide heads": LlamaConfig(**LLAMA_SHAPE, head_dim=12),
+    **{f"llama with {kind} angles": LlamaConfig(**scaled(kind)) for kind in SCALED},
     "smollm2": LlamaConfig(**LLAMA_SHAPE, tie_word_embeddings=True, rms_norm_eps=1e-5),
     "mistral": MistralConfig(**LLAMA_SHAPE, sliding_window=None),
     "mistral with narrow heads": MistralConfig(**LLAMA_SHAPE, sliding_window=None, head_dim=6),
     "mistral with a window": MistralConfig(**LLAMA_SHAPE, sliding_window=40),
     "qwen2": Qwen2Config(**LLAMA_SHAPE),
     "qwen2.5": Qwen2Config(**LLAMA_SHAPE, tie_word_embeddings=True),
+    "qwen2.5 with yarn angles": Qwen2Config(**scaled("yarn")),
     "qwen3": Qwen3Config(**LLAMA_SHAPE, head_dim=16),
     "qwen3 with biased attention": Qwen3Config(**LLAMA_SHAPE, head_dim=8, attention_bias=True),
     "qwen3 tied": Qwen3Config(**LLAMA_SHAPE, head_dim=16, tie_word_embeddings=True),

@@ -6,12 +6,12 @@ encoders or processors.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 from transformers import PreTrainedConfig
 
-from ..model import DecoderConfig
+from ..model import ROPE_TYPES, DecoderConfig
 
 
 class FamilyError(ValueError):
@@ -216,7 +216,7 @@ def _llama_like_configuration(source: PreTrainedConfig, **switches: bool) -> Dec
         feed_forward="gated",
         intermediate_size=source.intermediate_size,
         positions="rotary",
-        rope_theta=_rope_theta(source),
+        rope_parameters=_rotation(source),
         max_positions=positions if window is None else min(positions, window),
         norm="rms",
         norm_eps=source.rms_norm_eps,
@@ -228,14 +228,14 @@ def _llama_like_configuration(source: PreTrainedConfig, **switches: bool) -> Dec
     )
 
 
-def _rope_theta(source: PreTrainedConfig) -> float:
+def _rotation(source: PreTrainedConfig) -> dict[str, Any]:
     rope = source.rope_parameters
-    if rope["rope_type"] != "default":
+    if rope["rope_type"] not in ROPE_TYPES:
         raise FamilyError(
-            f"`rope_type` of a {source.model_type} decoder must be 'default', but is {rope['rope_type']!r}; "
-            "take a model whose rotary angles are not scaled"
+            f"`rope_type` of a {source.model_type} decoder must be one of {', '.join(ROPE_TYPES)}, but is "
+            f"{rope['rope_type']!r}; take a model whose rotary angles are scaled in one of these ways, or not at all"
         )
-    return rope["rope_theta"]
+    return rope
 
 
 def _llama_configuration(source: PreTrainedConfig) -> DecoderConfig:

@@ -14,7 +14,7 @@ __getattr__, __dir__, __all__ = handed_on(
             "Separate Serial cached eager_attention silence"
         ),
         "attention_kinds": "Dense Softmax",
-        "configuration": "CaptionerConfig DecoderConfig input_names",
+        "configuration": "CaptionerConfig DecoderConfig ROPE_TYPES input_names",
         "context_encoder": "text_encoder_class",
         "decoder": "FeedForward",
         "image_encoder": "ImageEncoder build_backbone",

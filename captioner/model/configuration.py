@@ -19,6 +19,7 @@ DECODER_CHOICES = {
     "positions": ("learned", "rotary"),
     "feed_forward": ("plain", "gated"),
 }
+ROPE_TYPES = ("default", "linear", "dynamic", "yarn", "llama3")  # names of transformers
 FIRST_INPUTS = {  # modality → names of its tensor and its mask in a batch
     "image": ("pixel_values", "image_mask"),
     "context": ("context_input_ids", "context_attention_mask"),
@@ -55,6 +56,8 @@ class DecoderConfig(PreTrainedConfig):
         intermediate_size: width inside it; None means 4·D.
         positions: "learned" (vectors added to the tokens) or "rotary" (queries and keys turned by the position).
         rope_theta: base of the rotary angles.
+        rope_parameters: how rotary angles are scaled for longer texts, as transformers writes it: `{"rope_type":
+            "llama3", "factor": 8.0, …}`; the type is one of `ROPE_TYPES`. None, or type "default": not at all.
         max_positions: the longest caption in tokens (start token included), so how many positions are learned.
         norm: "layer" or "rms" (no mean, no bias).
         norm_position: "pre" (norm before each sub-layer, one more at the end) or "post" (after each sum).
@@ -71,7 +74,11 @@ class DecoderConfig(PreTrainedConfig):
     """
 
     model_type = "captioner_decoder"
-    attribute_map = {"num_hidden_layers": "num_layers", "num_attention_heads": "num_heads"}  # noqa: RUF012
+    attribute_map = {  # noqa: RUF012
+        "num_hidden_layers": "num_layers",
+        "num_attention_heads": "num_heads",
+        "max_position_embeddings": "max_positions",
+    }
 
     vocab_size: int = 8000
     hidden_size: int = 256
@@ -87,6 +94,7 @@ class DecoderConfig(PreTrainedConfig):
     intermediate_size: int | None = None
     positions: str = "learned"
     rope_theta: float | int = 10_000.0
+    rope_parameters: dict | None = None
     max_positions: int = 128
     norm: str = "layer"
     norm_position: str = "pre"
@@ -110,7 +118,9 @@ class DecoderConfig(PreTrainedConfig):
         self.memory_attention = dict(self.memory_attention or {})
         if self.intermediate_size is None:
             self.intermediate_size = 4 * self.hidden_size
+        self.rope_parameters = dict(self.rope_parameters or {})
         super().__post_init__(**kwargs)
+        self._check_rotation()
 
     def _fill_heads(self) -> None:
         if self.head_dim is None:
@@ -129,6 +139,23 @@ class DecoderConfig(PreTrainedConfig):
             )
         if self.positions == "rotary" and self.head_dim % 2:
             raise ValueError(f"rotary positions turn pairs: `decoder.head_dim` must be even, but is {self.head_dim}")
+
+    def _check_rotation(self) -> None:
+        """Check `rope_parameters` as transformers filled it; where angles are not scaled, `rope_theta` says all."""
+        rope = self.rope_parameters
+        _choose("decoder.rope_parameters.rope_type", rope["rope_type"], ROPE_TYPES)
+        if rope.get("partial_rotary_factor", 1.0) != 1.0:
+            raise ValueError(
+                "`decoder.rope_parameters.partial_rotary_factor` must be 1.0, since whole heads are turned, but is "
+                f"{rope['partial_rotary_factor']}; take a decoder that turns whole heads"
+            )
+        try:
+            self.validate_rope()
+        except KeyError as error:
+            raise ValueError(f"`decoder.rope_parameters` {rope} cannot be used: {error.args[0]}") from error
+        self.rope_theta = rope["rope_theta"]
+        if rope["rope_type"] == "default":
+            self.rope_parameters = None
 
 
 class CaptionerConfig(PreTrainedConfig):

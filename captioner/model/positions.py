@@ -3,8 +3,12 @@
 Both kinds have the same two methods. Shape letters: N, T, D, H as in every file; d, the width of a head.
 """
 
+from collections.abc import Callable
+from functools import partial
+
 import torch
 from torch import Tensor, nn
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from .configuration import DecoderConfig
 
@@ -29,24 +33,37 @@ class LearnedPositions(nn.Embedding):
 class RotaryPositions(nn.Module):
     """Queries and keys turned by angles that grow with the position ("RoFormer", arXiv 2104.09864).
 
-    Angles are computed anew for each pass: a buffer would be lost where a model is built without memory.
+    Angles are computed anew for each pass: a buffer would be lost where a model is built without memory. Those that
+    `rope_parameters` scales are transformers' own; "dynamic" scales only beyond `max_positions`, where no caption goes.
     """
 
     def __init__(self, config: DecoderConfig):
         super().__init__()
-        self.head_dim = config.head_dim
-        self.theta = config.rope_theta
+        self.frequencies: Callable[[torch.device], tuple[Tensor, float]]
+        if config.rope_parameters is None:
+            self.frequencies = partial(_plain_frequencies, config.head_dim, config.rope_theta)
+        else:
+            self.frequencies = partial(ROPE_INIT_FUNCTIONS[config.rope_parameters["rope_type"]], config)
 
     def place(self, x: Tensor, positions: Tensor) -> Tensor:
         """The stream x (N, T, D) as it is."""
         return x
 
     def rotation(self, x: Tensor, positions: Tensor) -> Rotation | None:
-        """The angles p·θ^(−2i/d) of `positions` (T,), twice over i < d/2, computed in float32 → x's dtype."""
-        even = torch.arange(0, self.head_dim, 2, device=positions.device, dtype=torch.float32)
-        angles = positions[:, None].float() * (1.0 / self.theta ** (even / self.head_dim))
+        """The angles p·f_i of `positions` (T,), twice over i < d/2, computed in float32 → x's dtype."""
+        frequencies, factor = self.frequencies(positions.device)
+        angles = positions[:, None].float() * frequencies
         angles = torch.cat((angles, angles), dim=-1)
-        return angles.cos().to(x.dtype), angles.sin().to(x.dtype)
+        cosines, sines = angles.cos(), angles.sin()
+        if factor != 1.0:
+            cosines, sines = cosines * factor, sines * factor
+        return cosines.to(x.dtype), sines.to(x.dtype)
+
+
+def _plain_frequencies(head_dim: int, theta: float, device: torch.device) -> tuple[Tensor, float]:
+    """θ^(−2i/d) for i < d/2, and 1, the factor of cosines and sines."""
+    even = torch.arange(0, head_dim, 2, device=device, dtype=torch.float32)
+    return 1.0 / theta ** (even / head_dim), 1.0
 
 
 def rotate(x: Tensor, rotation: Rotation) -> Tensor:

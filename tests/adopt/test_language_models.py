@@ -4,14 +4,26 @@ import copy
 
 import pytest
 import torch
-from language_models import DECODERS, LLAMA_SHAPE, TOKENS, captions, gated, language_model, photos, save
-from transformers import AutoConfig, AutoModelForCausalLM, OPTConfig
-from transformers.models.llama.modeling_llama import LlamaRMSNorm
+from language_models import (
+    DECODERS,
+    LLAMA_SHAPE,
+    SCALED,
+    TOKENS,
+    captions,
+    gated,
+    language_model,
+    photos,
+    save,
+    scaled,
+)
+from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, OPTConfig
+from transformers.models.llama.modeling_llama import LlamaRMSNorm, LlamaRotaryEmbedding
 
 from captioner import Captioner
 from captioner.adopt import PartsError
 from captioner.model import DecoderConfig
 from captioner.model.layers import RMSNorm
+from captioner.model.positions import RotaryPositions
 from captioner.search import SearchOptions, search
 
 
@@ -143,12 +155,38 @@ def test_a_sliding_window_limits_the_caption_to_what_it_cannot_change(tmp_path):
 
 
 @pytest.mark.parametrize("family", ["llama", "mistral", "qwen2", "qwen3"])
-def test_scaled_rotary_angles_are_refused(family, tmp_path):
-    rope = {"rope_type": "linear", "rope_theta": 500.0, "factor": 2.0}
-    config = AutoConfig.for_model(family, **LLAMA_SHAPE | {"rope_parameters": rope})
+def test_rotary_angles_that_change_with_the_length_are_refused(family, tmp_path):
+    scales = {"short_factor": [1.0] * 4, "long_factor": [2.0] * 4, "original_max_position_embeddings": 16}
+    rope = {"rope_type": "longrope", "rope_theta": 500.0, "factor": 4.0, **scales}
+    config = AutoConfig.for_model(family, **LLAMA_SHAPE | {"head_dim": 8, "rope_parameters": rope})
     save(tmp_path, AutoModelForCausalLM.from_config(config))
-    with pytest.raises(PartsError, match=f"`rope_type` of a {family} decoder must be 'default', but is 'linear'"):
+    message = f"`rope_type` of a {family} decoder must be one of default, linear, .*, but is 'longrope'; take a model"
+    with pytest.raises(PartsError, match=message):
         gated(tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["default", *SCALED])
+def test_rotary_angles_are_those_of_llama_bit_for_bit(kind):
+    shape = LLAMA_SHAPE if kind == "default" else scaled(kind)
+    theirs = LlamaRotaryEmbedding(LlamaConfig(**shape))
+    config = {"hidden_size": 32, "num_heads": 4, "max_positions": 64, "rope_parameters": shape["rope_parameters"]}
+    ours = RotaryPositions(DecoderConfig(positions="rotary", **config))
+    x, positions = torch.zeros(1, 64, 32), torch.arange(64)
+    for own, their in zip(ours.rotation(x, positions), theirs(x, positions[None]), strict=True):
+        assert torch.equal(own, their[0])
+
+
+def test_a_configuration_with_scaled_angles_is_saved_as_it_is(tmp_path):
+    rope = scaled("yarn")["rope_parameters"]
+    DecoderConfig(positions="rotary", rope_parameters=rope).save_pretrained(tmp_path)
+    loaded = DecoderConfig.from_pretrained(tmp_path)
+    assert (loaded.rope_parameters, loaded.rope_theta) == (rope, 500.0)
+
+
+def test_a_configuration_without_scaled_angles_needs_only_their_base():
+    assert DecoderConfig(rope_theta=500.0).rope_parameters is None
+    plain = DecoderConfig(rope_parameters={"rope_type": "default", "rope_theta": 500.0})
+    assert (plain.rope_parameters, plain.rope_theta) == (None, 500.0)
 
 
 @pytest.mark.parametrize(
@@ -160,6 +198,15 @@ def test_scaled_rotary_angles_are_refused(family, tmp_path):
         ({"positions": "sinusoidal"}, "`decoder.positions` must be one of 'learned', 'rotary', but is 'sinusoidal'"),
         ({"feed_forward": "wide"}, "`decoder.feed_forward` must be one of 'plain', 'gated', but is 'wide'"),
         ({"norm": "batch"}, "`decoder.norm` must be one of 'layer', 'rms', but is 'batch'"),
+        (
+            {"rope_parameters": {"rope_type": "longrope"}},
+            "`decoder.rope_parameters.rope_type` must be one of",
+        ),
+        ({"rope_parameters": {"rope_type": "linear"}}, "`decoder.rope_parameters` .* cannot be used: .*{'factor'}"),
+        (
+            {"rope_parameters": {"partial_rotary_factor": 0.5}},
+            "since whole heads are turned, but is 0.5;",
+        ),
     ],
 )
 def test_impossible_decoders_are_refused(options, message):
