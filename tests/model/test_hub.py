@@ -1,8 +1,6 @@
-"""Checkpoints travel: pushed to the Hub, loaded by the Auto classes, with this package installed or without."""
+"""Checkpoints travel to the Hub and back, with a card that says what they are; see also `test_remote_code.py`."""
 
 import json
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -11,10 +9,8 @@ from huggingface_hub import HfApi, ModelCard
 from huggingface_hub.errors import EntryNotFoundError
 from huggingface_hub.hf_api import RepoUrl
 from PIL import Image
-from transformers import AutoConfig, AutoModel, AutoProcessor
-from transformers.dynamic_module_utils import get_imports
 
-from captioner import Captioner, CaptionerConfig, CaptionerProcessor
+from captioner import Captioner, CaptionerProcessor
 from captioner.adopt import code_beside
 from captioner.adopt.vocabulary import train_tokenizer
 from captioner.model import ImageSettings, write_card
@@ -22,30 +18,6 @@ from captioner.model.model_card import model_card
 
 INPUTS, IDS = tiny_batch()
 WEIGHTS = {"config.json", "generation_config.json", "model.safetensors"}
-DEPENDENCIES = {"PIL", "huggingface_hub", "numpy", "safetensors", "timm", "torch", "torchvision", "transformers"}
-ALONE = """
-import sys
-
-class Hidden:
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] == "captioner":
-            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
-
-sys.meta_path.insert(0, Hidden())
-
-import torch
-from transformers import AutoModel, AutoProcessor
-
-directory = sys.argv[1]
-model = AutoModel.from_pretrained(directory, trust_remote_code=True).eval()
-processor = AutoProcessor.from_pretrained(directory, trust_remote_code=True)
-inputs = processor(images=[directory + "/photo.png"], context=["a dog"])
-ids = model.generate(**inputs, num_beams=2, max_new_tokens=5)
-torch.save({"ids": ids, "logits": model(**inputs, decoder_input_ids=ids).logits}, directory + "/outputs.pt")
-model.switch_conditioning("separate", "joint")
-model.save_pretrained(directory + "/again")
-processor.save_pretrained(directory + "/again")
-"""
 
 
 def captioner_and_processor():
@@ -53,56 +25,6 @@ def captioner_and_processor():
     model = tiny_captioner("concatenated", decoder=DECODER | {"vocab_size": len(tokenizer)})
     settings = ImageSettings(32, 32, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
     return model, CaptionerProcessor(settings, tokenizer, max_caption_length=12, max_context_length=8)
-
-
-def save_with_code(directory):
-    model, processor = captioner_and_processor()
-    with code_beside(model):
-        model.save_pretrained(directory)
-        processor.save_pretrained(directory)
-    Image.new("RGB", (40, 30), (200, 20, 30)).save(directory / "photo.png")
-    return model, processor
-
-
-def test_a_checkpoint_with_its_code_loads_where_the_package_is_not_installed(tmp_path, monkeypatch):
-    directory = tmp_path / "captioner-with-code"
-    directory.mkdir()
-    model, processor = save_with_code(directory)
-    monkeypatch.setenv("HF_MODULES_CACHE", str(tmp_path / "modules"))
-    done = subprocess.run([sys.executable, "-c", ALONE, str(directory)], capture_output=True, text=True, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    theirs = torch.load(directory / "outputs.pt")
-    inputs = processor(images=[directory / "photo.png"], context=["a dog"])
-    assert torch.equal(theirs["ids"], model.generate(**inputs, num_beams=2, max_new_tokens=5))
-    assert torch.equal(theirs["logits"], model(**inputs, decoder_input_ids=theirs["ids"]).logits)
-    assert json.loads((directory / "again" / "config.json").read_text())["fusion"] == "joint"
-    assert {path.name for path in directory.glob("*.py")} == {path.name for path in (directory / "again").glob("*.py")}
-
-
-def test_the_code_beside_a_checkpoint_needs_only_what_the_model_runs_on(tmp_path):
-    save_with_code(tmp_path)
-    needed = {name for file in tmp_path.glob("*.py") for name in get_imports(file)}
-    assert needed - set(sys.stdlib_module_names) <= DEPENDENCIES
-
-
-def test_the_auto_classes_load_the_installed_package_and_not_the_code_beside(tmp_path):
-    model, _ = save_with_code(tmp_path)
-    for trust in (False, True):
-        options = {"trust_remote_code": trust}
-        assert type(AutoConfig.from_pretrained(tmp_path, **options)) is CaptionerConfig
-        assert type(AutoProcessor.from_pretrained(tmp_path, **options)) is CaptionerProcessor
-        loaded = AutoModel.from_pretrained(tmp_path, **options)
-        assert type(loaded) is Captioner
-        assert all(torch.equal(value, model.state_dict()[name]) for name, value in loaded.state_dict().items())
-
-
-def test_an_ordinary_checkpoint_has_no_code_even_after_one_with_it(tmp_path):
-    model, processor = save_with_code(tmp_path)
-    model.save_pretrained(tmp_path / "plain")
-    processor.save_pretrained(tmp_path / "plain")
-    assert not list((tmp_path / "plain").glob("*.py"))
-    for file in ("config.json", "processor_config.json"):
-        assert "auto_map" not in json.loads((tmp_path / "plain" / file).read_text())
 
 
 @pytest.fixture
