@@ -19,7 +19,7 @@ from transformers import PreTrainedTokenizerBase as AnyTokenizer
 from transformers.dynamic_module_utils import custom_object_save
 from transformers.utils import PushToHubMixin
 
-from ..base import put
+from ..base import write_text
 from .configuration import CaptionerConfig, input_names
 from .fitting import misfits
 from .further_inputs import FurtherInput, as_samples
@@ -249,7 +249,7 @@ class CaptionerProcessor(PushToHubMixin):
         state = self.to_dict()
         if self._auto_class is not None:
             custom_object_save(self, directory, config=state)
-        put(directory / PROCESSOR_FILE, json.dumps(state, indent=2) + "\n")
+        write_text(directory / PROCESSOR_FILE, json.dumps(state, indent=2) + "\n")
 
     @classmethod
     def register_for_auto_class(cls, auto_class: str = "AutoProcessor") -> None:
