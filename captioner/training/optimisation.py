@@ -110,6 +110,18 @@ def build_schedule(optimizer: Optimizer, options: TrainingSettings) -> LRSchedul
         raise SettingsError(f"`training.lr_scheduler_kwargs` is {kwargs}: {one_line(error)}") from error
 
 
+def prepare_model(model: Captioner, options: TrainingSettings) -> None:
+    """Let a captioner keep less of each layer and learn through adapters, where the options say so; in place.
+
+    Raises:
+        SettingsError: as from `add_adapters`.
+    """
+    if options.gradient_checkpointing:
+        model.activation_checkpointing_enable()
+    if options.lora is not None:
+        add_adapters(model, options.lora)
+
+
 def add_adapters(model: Captioner, lora: dict[str, Any]) -> None:
     """Put LoRA adapters into a captioner, in place.
 

@@ -11,7 +11,8 @@ from captioner.base import SettingsError, TrainingSettings
 from captioner.data.modality_dropout import ModalityDropout
 from captioner.training import train
 from captioner.training.average import WeightAverage
-from captioner.training.gradients import CrossEntropy, Gradients, split
+from captioner.training.gradients import Gradients, split
+from captioner.training.objectives import CrossEntropy
 from captioner.training.optimisation import (
     PARTS,
     add_adapters,
