@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from .scenes import LEVELS, SPLITS, VOCABULARY, Scenes
+from .scenes import SCENE_LEVELS, SCENE_VOCABULARY, SPLITS, Scenes
 
 BANDS = 12
 FRAMES = (10, 16)  # least and most
@@ -48,8 +48,8 @@ def make_sound(rng: np.random.Generator, verb: str) -> np.ndarray:
 class SceneSounds(Scenes):
     """Scenes of one split as samples that also have `sound` (S, BANDS)."""
 
-    known_levels = {level: own for level, own in LEVELS.items() if own.objects}  # noqa: RUF012
-    vocabulary = (*VOCABULARY, "and", *SOUNDS)
+    known_levels = {level: own for level, own in SCENE_LEVELS.items() if own.objects}  # noqa: RUF012
+    vocabulary = (*SCENE_VOCABULARY, "and", *SOUNDS)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         sample = super().__getitem__(index)

@@ -26,7 +26,7 @@ from .checkpoints import Tensors
 from .optimisation import build_optimizer, build_schedule, set_training_mode
 
 GATHERED = StateDictOptions(full_state_dict=True, cpu_offload=True)
-WHOLE = StateDictOptions(full_state_dict=True)
+WHOLE_STATE = StateDictOptions(full_state_dict=True)
 MEMBER = "::"  # between the name of a parameter and what the optimiser keeps for it
 
 
@@ -99,15 +99,15 @@ class RunState:
     def restore(self, tensors: Tensors, facts: dict[str, Any]) -> None:
         """Make this run what `gather` saw."""
         if self.average is not None and "average" in tensors:
-            set_model_state_dict(self.wrapped, tensors["average"], options=WHOLE)
+            set_model_state_dict(self.wrapped, tensors["average"], options=WHOLE_STATE)
             self.average.take(facts["average_updates"])
         state: dict[str, dict[str, Tensor]] = {}
         for key, value in tensors["optimizer"].items():
             name, kind = key.split(MEMBER)
             state.setdefault(name, {})[kind] = value
         whole_state = {"state": state, "param_groups": facts["groups"]}
-        set_optimizer_state_dict(self.wrapped, self.optimizer.optimizer, whole_state, options=WHOLE)
-        set_model_state_dict(self.wrapped, tensors["model"], options=WHOLE)
+        set_optimizer_state_dict(self.wrapped, self.optimizer.optimizer, whole_state, options=WHOLE_STATE)
+        set_model_state_dict(self.wrapped, tensors["model"], options=WHOLE_STATE)
         self.schedule.load_state_dict(facts["schedule"])
         if self.accelerator.scaler is not None and "scaler" in facts:
             self.accelerator.scaler.load_state_dict(facts["scaler"])

@@ -14,7 +14,7 @@ from captioner.training.average import WeightAverage
 from captioner.training.gradients import Gradients, split
 from captioner.training.objectives import CrossEntropy
 from captioner.training.optimisation import (
-    PARTS,
+    TRAINED_PARTS,
     add_adapters,
     build_optimizer,
     build_schedule,
@@ -34,7 +34,7 @@ def training_batch(samples=4, captions=2):
 
 def test_every_part_may_have_its_own_rate_and_only_matrices_decay():
     model = tiny_captioner("separate")
-    rates = {f"{part}_learning_rate": 10.0 ** -(i + 3) for i, part in enumerate(PARTS)}
+    rates = {f"{part}_learning_rate": 10.0 ** -(i + 3) for i, part in enumerate(TRAINED_PARTS)}
     groups = parameter_groups(model, TrainingSettings(**rates, weight_decay=0.1))
     rate = {p: group["lr"] for group in groups for p in group["params"]}
     decay = {p: group["weight_decay"] for group in groups for p in group["params"]}
@@ -50,7 +50,7 @@ def test_every_part_may_have_its_own_rate_and_only_matrices_decay():
     assert decay[model.decoder.blocks[0].feed_forward[0].weight] == 0.1
 
 
-@pytest.mark.parametrize("part", PARTS)
+@pytest.mark.parametrize("part", TRAINED_PARTS)
 def test_a_rate_of_zero_leaves_a_part_as_it_was_and_trains_the_others(part):
     model = tiny_captioner("separate").train()
     before = {name: [p.clone() for p in own] for name, own in part_parameters(model).items()}
@@ -70,7 +70,7 @@ def test_a_frozen_encoder_stays_as_it_is_in_captioning():
 
 
 def test_nothing_left_to_train_is_explained():
-    options = TrainingSettings(**{f"{part}_learning_rate": 0 for part in PARTS})
+    options = TrainingSettings(**{f"{part}_learning_rate": 0 for part in TRAINED_PARTS})
     with pytest.raises(SettingsError, match="every part is frozen; give one of `training.image_encoder_learning_rate`"):
         parameter_groups(tiny_captioner(), options)
 
