@@ -145,7 +145,7 @@ def _arrange(
 
 
 class SceneQuestions(Scenes):
-    """Questions of one split as samples: `context` the question, `captions` its one answer, `kind` one of `QUESTION_KINDS`."""
+    """Questions of one split as samples: `context` the question, `captions` its one answer, `kind` what is asked."""
 
     make = staticmethod(make_question)
     known_levels = QUESTION_LEVELS
