@@ -1,4 +1,7 @@
-"""Captions of COCO in JSON: the annotations of the data set itself, the splits of Karpathy, and the lists of BLIP."""
+"""Captions of COCO in JSON: the annotations of the data set itself, the splits of Karpathy, and the lists of BLIP.
+
+Knows nothing about how entries become rows.
+"""
 
 from collections import defaultdict
 from typing import Any

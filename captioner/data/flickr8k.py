@@ -1,4 +1,7 @@
-"""Captions of Flickr8k in text files: lines of image and caption, and a list of names for each split."""
+"""Captions of Flickr8k in text files: lines of image and caption, and a list of names for each split.
+
+Knows nothing about tables or columns.
+"""
 
 import re
 from collections import defaultdict

@@ -1,7 +1,7 @@
 """BLEU-1 to BLEU-4 over a corpus and per image, on tokenised captions.
 
 Papineni et al. 2002: clipped n-gram precision and a brevity penalty, here with the closest reference length
-and without smoothing, as the COCO caption evaluation computes it.
+and without smoothing, as the COCO caption evaluation computes it. Knows nothing about raw captions.
 """
 
 import math

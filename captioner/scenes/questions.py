@@ -10,7 +10,8 @@ in which the answer is true. Level n has n - 1 further things in the picture at 
 | relation | is the circle left or right of the star | left, right; above, below | 1/2 |
 | yes_no | is there a red circle | yes, no | 1/2 |
 
-Deterministic, as scenes are: a question is a function of (seed, split, level, index), and kinds take turns.
+Deterministic, as scenes are: a question is a function of (seed, split, level, index), and kinds take turns. Knows
+nothing about how things are drawn.
 """
 
 from collections.abc import Callable

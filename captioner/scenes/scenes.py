@@ -16,7 +16,7 @@ to look up by the word it has just written. A context: "the red circle anna . th
 Level 0 is a reading exercise: every fact of the context, in any order. Who has learnt it chooses among names at once.
 
 Deterministic: a scene is a function of (seed, split, level, index). Four pairs of colour and shape occur in the test
-split only.
+split only. Knows nothing about how things are drawn.
 """
 
 from collections.abc import Callable, Mapping, Sequence

@@ -3,6 +3,7 @@
 A scene of `scenes.py` with a sound of the thing that the context names; the caption ends with what it does: "the small
 red circle anna is in the upper left and hums". A sound is a tiny spectrogram, S frames of `BANDS` bands, with noise,
 its pitch and loudness drawn anew; which verb it is lies in its course. A function of (seed, split, level, index).
+Knows nothing about pictures.
 """
 
 from collections.abc import Callable

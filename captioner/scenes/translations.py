@@ -10,7 +10,8 @@ At least one thing of every sentence is blurred. Only the sentence tells which t
 true relations, and who sees it; so both are needed. Level 1 has one thing and a corner ("anna sees it in the upper
 left"), level 2 two things ("the small round one is left of the large blue square").
 
-Deterministic, as scenes are: a translation is a function of (seed, split, level, index).
+Deterministic, as scenes are: a translation is a function of (seed, split, level, index). Knows nothing about how things
+are drawn, nor about German grammar.
 """
 
 from collections.abc import Callable

@@ -68,7 +68,7 @@ def train(settings: Settings, resume: bool = False) -> dict[str, float]:
     batches = islice(steps(passes, options.gradient_accumulation_steps, done, splits.bad.of(TRAINING)), left)
     for step, micro_batches in enumerate(progress(batches, "training", left), start=done + 1):
         set_seed(_step_seed(options.seed, step, accelerator.process_index))
-        state.begin()
+        state.train()
         loss = gradients(micro_batches)
         state.step()
         log.step(step, loss, state.rate)

@@ -1,4 +1,7 @@
-"""All that a restart must bring back, saved and restored together; what is in it each part knows for itself."""
+"""All that a restart must bring back, saved and restored together.
+
+Knows nothing about what each part keeps for it.
+"""
 
 from dataclasses import dataclass
 from typing import Any

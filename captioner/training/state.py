@@ -64,8 +64,8 @@ class RunState:
         """The learning rate of the next step, of the first group of parameters."""
         return self.schedule.get_last_lr()[0]
 
-    def begin(self) -> None:
-        """Let the captioner learn from now on, but for what is frozen."""
+    def train(self) -> None:
+        """Training mode, but for frozen encoders."""
         set_training_mode(self.wrapped, self.model, self.options)
 
     def step(self) -> None:
