@@ -1,7 +1,8 @@
 """The accuracy of answers to questions that several people answered, soft where they disagree.
 
 Antol et al. 2015 (arXiv 1505.00468) and the normalisation of answers that visualqa.org/evaluation describes: lower
-case, number words to digits, no articles, apostrophes put into contractions, punctuation to spaces. Knows nothing about captions.
+case, number words to digits, no articles, apostrophes put into contractions, punctuation to spaces. Knows
+nothing about captions.
 """
 
 import re
