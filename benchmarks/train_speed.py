@@ -15,7 +15,8 @@ from accelerate import Accelerator
 from speed import both, race, ratio, start, table
 from torch import Tensor, nn
 
-from captioner.training.gradients import CrossEntropy, Gradients
+from captioner.training.gradients import Gradients
+from captioner.training.objectives import CrossEntropy
 
 IMAGES, CAPTIONS, TOKENS, SHORTEST = 8, 5, 20, 8
 ROWS = [

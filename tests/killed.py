@@ -23,9 +23,9 @@ training.train(load_settings(sys.argv[1]))
 """
 TWO_PROCESSES = """
 import sys
+from accelerate import Accelerator
 from captioner.training import loop as training
-from captioner.base import leave
-from captioner.base import load_settings
+from captioner.base import leave, load_settings
 
 class Stopped(RuntimeError):
     pass
@@ -38,7 +38,7 @@ class Stopping(training.Gradients):
         return super().__call__(micro_batches)
 
 whole, broken = map(load_settings, sys.argv[1:])
-training.Accelerator.end_training = lambda self: None  # the processes stay together for the next run
+Accelerator.end_training = lambda self: None  # the processes stay together for the next run
 training.train(whole)
 calm, training.Gradients = training.Gradients, Stopping
 try:

@@ -47,7 +47,7 @@ def tiny_encoder(seed=0):
 def build(directory, table, encoder=None, split="train"):
     encoder = encoder or tiny_encoder()
     samples = load_split(DataSettings(source="table", path=str(table)), split)
-    batches = encoder.look(samples, range(len(samples)), 5, 0)
+    batches = encoder.encode(samples, range(len(samples)), 5, 0)
     made = ((features, [s["id"] for s in own], [s["captions"] for s in own]) for features, own in batches)
     write_store(directory, made, encoder.save)
     return directory

@@ -8,7 +8,7 @@ from ..base.lazy import handed_on
 __getattr__, __dir__, __all__ = handed_on(
     __name__,
     {
-        "files": "SUFFIXES WriteError explaining put recover replacing whole",
+        "files": "SUFFIXES WriteError explaining recover replacing whole write_text",
         "processes": "Processes leave stopping",
         "screen": "console errors is_first_process progress say show watching",
         "settings": (

@@ -1,4 +1,7 @@
-"""How a room hands on its names: each from its file, and only when it is asked for."""
+"""How a room hands on its names: each from its file, and only when it is asked for.
+
+Knows nothing about any room.
+"""
 
 from collections.abc import Callable
 from importlib import import_module

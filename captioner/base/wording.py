@@ -1,4 +1,4 @@
-"""How lists of names and foreign errors read inside a message of one line."""
+"""How lists of names and foreign errors read inside a message of one line. Knows nothing about what went wrong."""
 
 from collections.abc import Iterable
 from typing import Any

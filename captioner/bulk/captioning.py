@@ -21,7 +21,7 @@ from ..base import GenerationSettings
 from ..cpu import for_search
 from ..evaluation import search_options
 from ..model import Captioner, CaptionerProcessor, as_list, stack
-from ..retrieval import Retriever, check_reads, join
+from ..retrieval import Retriever, check_has_context, join
 from ..search import search
 from .contexts import Context
 from .inputs import Item, find_inputs
@@ -81,7 +81,7 @@ class Captioning:
         if self.context and "context" not in modalities:
             raise CaptioningError("`--context` was given, but this captioner has no context encoder; leave it out")
         if self.retriever is not None:
-            check_reads(self.model)
+            check_has_context(self.model)
         self.options = search_options(self.generation, self.model, self.processor)
         self.model = for_search(self.model, self.batch_size, self.options.captions, self.layout)
 

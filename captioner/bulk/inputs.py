@@ -280,10 +280,10 @@ def _read_list(path: str) -> list[str]:
 def _read_table(path: str) -> Any:
     from datasets.exceptions import DatasetsError
 
-    from ..data import TABLES as READERS
+    from ..data import TABLE_READERS
 
     try:
-        return READERS[os.path.splitext(path)[1].lower()](Path(path))
+        return TABLE_READERS[os.path.splitext(path)[1].lower()](Path(path))
     except (ValueError, OSError, DatasetsError) as error:
         raise InputError(f"cannot read the table {path!r}: {one_line(error)}") from error
 

@@ -13,7 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from ..base import explaining, put, some
+from ..base import explaining, some, write_text
 from .inputs import InputError, Inputs, Item
 from .journal import Journal, Located, Place, Tally, digest
 from .outputs import COLUMNS, OutputError, Sidecars, check_format, read_records, write_records
@@ -257,7 +257,7 @@ def _publish(journal: Journal, located: Located, target: Target, settings: dict[
     else:
         target.errors_file.unlink(missing_ok=True)
     with explaining(target.settings_file):
-        put(target.settings_file, json.dumps(settings, indent=2) + "\n")
+        write_text(target.settings_file, json.dumps(settings, indent=2) + "\n")
 
 
 def _columns(settings: dict[str, Any]) -> list[str]:

@@ -45,7 +45,7 @@ def index(
     import_faiss()
     looking = _encoder(model, encoder, weights, device)
     samples = load_split(settings.data, split or settings.data.train_split)
-    batches = looking.look(samples, range(len(samples)), batch_size, num_workers)
+    batches = looking.encode(samples, range(len(samples)), batch_size, num_workers)
     shown = progress(batches, "looking", -(-len(samples) // batch_size))
     made = ((features, [s["id"] for s in own], [s["captions"] for s in own]) for features, own in shown)
     write_store(output, made, looking.save, kind)

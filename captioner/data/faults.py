@@ -1,6 +1,7 @@
 """Data that cannot be used, or not as they are: counted, named at the end, an error where too much of a split is lost.
 
-Whoever meets bad data makes a `Bad` of it; from workers they travel in the batch, under the key `bad`.
+Whoever meets bad data makes a `Bad` of it; from workers they travel in the batch, under the key `bad`. Knows nothing
+about what makes them bad.
 """
 
 import json
@@ -12,7 +13,7 @@ from typing import Any, NamedTuple
 from accelerate import PartialState
 from accelerate.utils import gather_object
 
-from ..base import put, say, some
+from ..base import say, some, write_text
 from .rows import DataError
 
 UNREADABLE = "unreadable image"
@@ -128,7 +129,7 @@ class BadData:
         lines = ({"split": split, **bad._asdict()} for (split, *_), bad in self.known.items())
         text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
         self.file.parent.mkdir(parents=True, exist_ok=True)
-        put(self.file, text)
+        write_text(self.file, text)
 
     def facts(self) -> list[list[Any]]:
         """What a restart must know."""

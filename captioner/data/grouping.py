@@ -81,7 +81,7 @@ def samples_of(
             kept.append(first)
             for column, value in zip(texts, (captions, contexts[first], names[place]), strict=True):
                 texts[column].append(value)
-    _check(bad, len(chosen), len(kept), max_bad_share, where)
+    _check_share(bad, len(chosen), len(kept), max_bad_share, where)
     images = rows.images if kept == list(range(len(rows.images))) else rows.images.select(kept)
     return Samples(images, Dataset.from_dict(texts, features=TEXTS), bad)
 
@@ -117,7 +117,7 @@ def empty(name: str, captions: Sequence[str]) -> Bad:
     return Bad(EMPTY, name, f"{len(captions)} others are used" if captions else "it has no other", not captions)
 
 
-def _check(bad: list[Bad], total: int, kept: int, limit: float, where: str) -> None:
+def _check_share(bad: list[Bad], total: int, kept: int, limit: float, where: str) -> None:
     lost = [fault for fault in bad if fault.left_out]
     if total - kept > limit * total or not kept:
         kind = next(kind for kind in REMEDIES if any(fault.kind == kind for fault in lost))

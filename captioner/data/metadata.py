@@ -1,6 +1,7 @@
 """Title, description and keywords that people and cameras write inside image files: EXIF, IPTC and XMP.
 
-Decodes no pixels. Fields: EXIF 2.32, IPTC-IIM 4.2 (record 2), Dublin Core in XMP; the first source that has one wins.
+Fields: EXIF 2.32, IPTC-IIM 4.2 (record 2), Dublin Core in XMP; the first source that has one wins. Decodes no pixels
+and knows nothing about samples.
 """
 
 import xml.etree.ElementTree as ElementTree

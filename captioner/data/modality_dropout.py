@@ -1,16 +1,16 @@
 """Samples that now and then lack a modality, so that one captioner learns to do without any of them.
 
-One draw per sample and modality (Neverova et al. 2016, arXiv 1501.00102); never are all of a sample's hidden.
+One draw per sample and modality (Neverova et al. 2016, arXiv 1501.00102); never are all of a sample's hidden. Knows
+nothing about tensors.
 """
 
 import random
 from collections.abc import Sequence
-from typing import Any
 
 from torch.utils.data import Dataset
 
 from ..base import SettingsError
-from .collator import CaptionDataset
+from .dataset import CaptionDataset, Sample
 
 
 class ModalityDropout(Dataset):
@@ -44,10 +44,10 @@ class ModalityDropout(Dataset):
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
+    def __getitem__(self, index: int) -> Sample:
         return self.hide(self.dataset[index])
 
-    def hide(self, sample: dict[str, Any]) -> dict[str, Any]:
+    def hide(self, sample: Sample) -> Sample:
         """A sample with its `index` and `epoch`, without what the draw takes from it."""
         draw = random.Random(f"modalities {self.seed} {sample['epoch']} {sample['index']}")
         present = [name for name in self.modalities if sample.get(name) is not None]

@@ -1,23 +1,23 @@
 """The batches of one step after the other, epoch after epoch, from any step on.
 
 Map-style data and streams answer to the same two names: how many batches an epoch has, and those after the first few.
+Knows nothing about what a step does with its batches.
 """
 
 from collections.abc import Callable, Iterator
 from itertools import count, islice
-from typing import Any, Protocol
+from typing import Protocol
 
 from accelerate import Accelerator, skip_first_batches
 from accelerate.utils import send_to_device
 from torch.utils.data import DataLoader, Dataset
 
 from ..base import Settings, SettingsError
-from .collator import CaptionDataset
+from .dataset import Batch, CaptionDataset, Split
 from .faults import Bad, sift
 from .modality_dropout import ModalityDropout
-from .streaming import ShuffledStream, Stream
-
-Batch = dict[str, Any]
+from .shuffling import ShuffledStream
+from .streaming import Stream
 
 
 class Passes(Protocol):
@@ -40,7 +40,7 @@ class MapPasses:
     """
 
     def __init__(
-        self, samples: Any, settings: Settings, collate: Callable, modalities: list[str], accelerator: Accelerator
+        self, samples: Split, settings: Settings, collate: Callable, modalities: list[str], accelerator: Accelerator
     ):
         data, options = settings.data, settings.training
         _check_size(len(samples), settings, accelerator)

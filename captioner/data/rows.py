@@ -117,12 +117,12 @@ def with_modalities(rows: Rows, columns: Mapping[str, Any], settings: DataSettin
             )
         values = columns[column][:]
         if any(isinstance(value, str) for value in values):
-            values = _located(values, name, roots)
+            values = _full_paths(values, name, roots)
         images = concatenate_datasets([images, Dataset.from_dict({name: values})], axis=1)
     return replace(rows, images=images)
 
 
-def _located(paths: Sequence[str | None], name: str, roots: Sequence[Path]) -> list[str | None]:
+def _full_paths(paths: Sequence[str | None], name: str, roots: Sequence[Path]) -> list[str | None]:
     """Paths of features in full; what stands behind `#` is a key in the file."""
     folder = _folder_of([path.partition("#")[0] for path in paths if path], roots)
     files = [os.path.join(folder, path) if path else None for path in paths]

@@ -31,23 +31,23 @@ class Piece(NamedTuple):
     number: int  # of the first, counted over all shards
 
 
-class Listed(NamedTuple):
+class FileShards(NamedTuple):
     """What a file says about its rows without their images."""
 
     counts: list[int]  # per shard of the file
     ids: pa.Array | None  # where they are cheap to read
 
 
-def _list_parquet(file: Any, id_column: str | None) -> Listed:
+def _parquet_shards(file: Any, id_column: str | None) -> FileShards:
     """A shard per row group, as `IterableDataset.reshard` cuts them."""
     parquet = pq.ParquetFile(file)
     known = id_column in parquet.schema_arrow.names
     ids = parquet.read(columns=[id_column])[id_column].cast(pa.string()).combine_chunks() if known else None
     groups = parquet.metadata
-    return Listed([groups.row_group(group).num_rows for group in range(groups.num_row_groups)], ids)
+    return FileShards([groups.row_group(group).num_rows for group in range(groups.num_row_groups)], ids)
 
 
-def _list_tar(file: Any, id_column: str | None) -> Listed:
+def _tar_shards(file: Any, id_column: str | None) -> FileShards:
     """One shard; files of a sample lie together and share their name up to its first dot."""
     keys: list[str] = []
     with tarfile.open(fileobj=file) as archive:
@@ -55,11 +55,13 @@ def _list_tar(file: Any, id_column: str | None) -> Listed:
             key = base_plus_ext(member.name)[0] if member.isfile() else None
             if key is not None and keys[-1:] != [key]:
                 keys.append(key)
-    return Listed([len(keys)], pa.array(keys, pa.string()) if id_column == "__key__" else None)
+    return FileShards([len(keys)], pa.array(keys, pa.string()) if id_column == "__key__" else None)
 
 
-# by the names of their builders
-LISTS: dict[str, Callable[[Any, str | None], Listed]] = {"parquet": _list_parquet, "tars": _list_tar}
+SHARD_FORMATS: dict[str, Callable[[Any, str | None], FileShards]] = {
+    "parquet": _parquet_shards,
+    "tars": _tar_shards,
+}  # by the names of their builders
 
 
 @dataclass
@@ -93,22 +95,22 @@ class Shards:
             DataError: files of another kind.
         """
         builder = builder_of(path)
-        if builder.name not in LISTS:
+        if builder.name not in SHARD_FORMATS:
             raise DataError(
                 f"`data.streaming` reads Parquet files and WebDataset tars, but {path} holds {builder.name}; convert "
                 "it, or set `data.streaming` to false"
             )
         files = builder.config.data_files
         name = split(list(files))
-        listed = []
+        found = []
         for file in files[name]:
             with fsspec.open(file, "rb") as opened:
-                listed.append(LISTS[builder.name](opened, settings.id_column))
-        counts = [count for own in listed for count in own.counts]
+                found.append(SHARD_FORMATS[builder.name](opened, settings.id_column))
+        counts = [count for own in found for count in own.counts]
         rows = _encoded(builder.as_streaming_dataset(name).reshard())
         if rows.num_shards != len(counts):
             raise DataError(f"{path} has {len(counts)} shards, but datasets finds {rows.num_shards}; upgrade datasets")
-        return cls(rows, counts, _duplicates([own.ids for own in listed if own.ids is not None]))
+        return cls(rows, counts, _duplicates([own.ids for own in found if own.ids is not None]))
 
     def pieces(self, start: int, stop: int) -> Iterator[Piece]:
         """The rows from `start` to `stop` of the split, shard by shard."""

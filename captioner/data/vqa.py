@@ -1,6 +1,7 @@
 """The reader of VQA's files: questions and annotations as JSON, and a folder of images, to one row per question.
 
-The format is that of visualqa.org/download; image files are found by the number at the end of their names.
+The format is that of visualqa.org/download; image files are found by the number at the end of their names. Knows
+nothing about scores of answers.
 """
 
 import os
@@ -9,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from ..base import SUFFIXES, DataSettings, some
-from .sources import Cells, DataError, Rows, expect, file_rows, folders, named_file, read_json, root_of
+from .annotations import expect, named_file, read_json, root_of
+from .rows import Cells, DataError, Rows, file_rows, folders
 
 
 def read_vqa(settings: DataSettings, split: str) -> Rows:

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Subset
 from .. import metrics
 from ..base import GenerationSettings
 from ..cpu import for_search
-from ..data import Bad, CaptionDataset, Collator, DataError, sift
+from ..data import Bad, CaptionDataset, DataError, EvaluationCollator, sift
 from ..metrics import signature
 from ..model import Captioner, CaptionerProcessor, input_names
 from ..search import SearchError, SearchOptions, search
@@ -125,7 +125,7 @@ def evaluation_loader(
         Subset(CaptionDataset(samples), mine),
         batch_size=batch_size,
         num_workers=workers,
-        collate_fn=Collator.for_evaluation(processor, model.config.modalities),
+        collate_fn=EvaluationCollator(processor, model.config.modalities),
     )
 
 

@@ -1,7 +1,7 @@
 """BLEU-1 to BLEU-4 over a corpus and per image, on tokenised captions.
 
 Papineni et al. 2002: clipped n-gram precision and a brevity penalty, here with the closest reference length
-and without smoothing, as the COCO caption evaluation computes it.
+and without smoothing, as the COCO caption evaluation computes it. Knows nothing about raw captions.
 """
 
 import math
@@ -14,7 +14,7 @@ from .ngrams import LONGEST, Ngram, count_ngrams
 _TINY = 1e-15
 _SMALL = 1e-9
 
-NAMES = tuple(f"bleu_{n}" for n in range(1, LONGEST + 1))
+BLEU_NAMES = tuple(f"bleu_{n}" for n in range(1, LONGEST + 1))
 
 
 class Counts(NamedTuple):
@@ -29,10 +29,10 @@ class Counts(NamedTuple):
 def bleu(
     predictions: Sequence[str], references: Sequence[Sequence[str]]
 ) -> tuple[dict[str, float], dict[str, list[float]]]:
-    """Corpus scores and scores per image, as fractions, keyed by `NAMES`; captions come from `tokenize`."""
+    """Corpus scores and scores per image, as fractions, keyed by `BLEU_NAMES`; captions come from `tokenize`."""
     counts = [_count(prediction, captions) for prediction, captions in zip(predictions, references, strict=True)]
-    corpus = dict(zip(NAMES, _combine(_total(counts)), strict=True))
-    per_image = dict(zip(NAMES, map(list, zip(*map(_combine, counts), strict=True)), strict=True))
+    corpus = dict(zip(BLEU_NAMES, _combine(_total(counts)), strict=True))
+    per_image = dict(zip(BLEU_NAMES, map(list, zip(*map(_combine, counts), strict=True)), strict=True))
     return corpus, per_image
 
 

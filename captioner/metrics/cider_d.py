@@ -1,7 +1,8 @@
 """CIDEr-D per caption, with the references prepared once: a metric and the reward of self-critical training.
 
 Vedantam et al. 2015 (arXiv 1411.5726): mean cosine of TF-IDF vectors of 1- to 4-grams, clipped and weighted
-by the difference of lengths, on the scale of 0 to 10 that the COCO caption evaluation uses.
+by the difference of lengths, on the scale of 0 to 10 that the COCO caption evaluation uses. Knows nothing
+about models or training.
 """
 
 import math

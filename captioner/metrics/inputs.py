@@ -1,4 +1,7 @@
-"""Checks what is handed to the metrics: every error names the value, the limit and the remedy."""
+"""Checks what is handed to the metrics: every error names the value, the limit and the remedy.
+
+Knows nothing about any metric.
+"""
 
 from collections.abc import Sequence
 from typing import Any

@@ -1,4 +1,4 @@
-"""Counts of word n-grams, the common ground of BLEU and CIDEr-D."""
+"""Counts of word n-grams, the common ground of BLEU and CIDEr-D. Knows nothing about captions or references."""
 
 from collections.abc import Sequence
 

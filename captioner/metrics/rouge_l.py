@@ -1,7 +1,8 @@
 """ROUGE-L over a corpus and per image, on tokenised captions.
 
 Lin 2004: F-measure of the longest common subsequence, here with beta 1.2 and the best precision and the best
-recall taken separately over the references, as the COCO caption evaluation computes it.
+recall taken separately over the references, as the COCO caption evaluation computes it. Knows nothing about
+raw captions.
 """
 
 import math

@@ -1,7 +1,8 @@
 """The accuracy of answers to questions that several people answered, soft where they disagree.
 
 Antol et al. 2015 (arXiv 1505.00468) and the normalisation of answers that visualqa.org/evaluation describes: lower
-case, number words to digits, no articles, apostrophes put into contractions, punctuation to spaces.
+case, number words to digits, no articles, apostrophes put into contractions, punctuation to spaces. Knows
+nothing about captions.
 """
 
 import re
@@ -12,7 +13,7 @@ from statistics import fmean
 FULL_MARKS = 3  # people who gave the answer
 ARTICLES = {"a", "an", "the"}
 NUMBER_WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
-NUMBERS = {word: str(number) for number, word in enumerate(NUMBER_WORDS)} | {"none": "0"}
+DIGITS = {word: str(number) for number, word in enumerate(NUMBER_WORDS)} | {"none": "0"}
 COMMA_IN_NUMBER = re.compile(r"(?<=\d),(?=\d)")
 FULL_STOP = re.compile(r"\.(?!\d)")  # unless it is decimal
 PUNCTUATION = re.compile(r"[^\w\s'.:]|_")
@@ -25,7 +26,7 @@ ENDINGS = {
     "'d": "they you it who he there",
     "'m": "i",
 }  # with which a word stays itself and nothing else: neither "were" nor "its", "ill", "well" or "lets"
-WHOLE = {"oclock": "o'clock", "maam": "ma'am", "yall": "y'all"}
+WHOLE_WORDS = {"oclock": "o'clock", "maam": "ma'am", "yall": "y'all"}
 
 
 def _contractions() -> Iterator[tuple[str, str]]:
@@ -35,14 +36,14 @@ def _contractions() -> Iterator[tuple[str, str]]:
             yield (stem + ending).replace("'", ""), stem + ending
 
 
-CONTRACTIONS = dict(_contractions()) | WHOLE
+CONTRACTIONS = dict(_contractions()) | WHOLE_WORDS
 
 
 def normalise(answer: str) -> str:
     """An answer as it is compared: "The Two dogs, please." → "2 dogs please"."""
     text = COMMA_IN_NUMBER.sub("", answer.lower().replace("’", "'"))
     words = PUNCTUATION.sub(" ", FULL_STOP.sub("", text)).split()
-    kept = (NUMBERS.get(word, word) for word in words if word not in ARTICLES)
+    kept = (DIGITS.get(word, word) for word in words if word not in ARTICLES)
     return " ".join(CONTRACTIONS.get(word, word) for word in kept)
 
 

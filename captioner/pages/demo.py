@@ -19,7 +19,7 @@ from rich.table import Table
 from transformers.utils.logging import disable_progress_bar
 
 from ..adopt import AdoptError, load, shipped_names
-from ..base import console, load_settings, progress, put, say
+from ..base import console, load_settings, progress, say, write_text
 from ..evaluation import evaluate, exact_match, score_records
 from ..explain import look
 from ..metrics import score_per_image
@@ -109,7 +109,7 @@ def run_demo(output: Path, scenes: int = 200, steps: int | None = None) -> None:
         cards=cards(unseen, trials),
         commands=commands,
     )
-    put(output, render(page))
+    write_text(output, render(page))
     farewell(output, commands)
 
 

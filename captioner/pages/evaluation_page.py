@@ -11,7 +11,7 @@ from typing import Any
 from PIL import Image
 
 from ..adopt import load
-from ..base import GenerationSettings, is_first_process, put
+from ..base import GenerationSettings, is_first_process, write_text
 from ..evaluation import Evaluation, evaluate, exact_match
 from ..explain import Look, look
 from ..metrics import score_per_image
@@ -118,7 +118,7 @@ def report(
                 **options,
             )
     if is_first_process():
-        put(page, render(_page(subjects, samples)))
+        write_text(page, render(_page(subjects, samples)))
     return subjects[0].whole
 
 

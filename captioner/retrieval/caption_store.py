@@ -1,4 +1,4 @@
-"""A caption store on disk: a FAISS index of image features, the captions of each image, the encoder that looked.
+"""A caption store on disk: a FAISS index of image features, the captions of each image, the encoder of the features.
 
 What grows with the number of images is memory-mapped, so a store may be larger than memory; nothing of it is executed
 when it is read. Knows nothing about samples, captioners or which neighbours are wanted.

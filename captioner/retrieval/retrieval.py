@@ -16,14 +16,15 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ..base import NEAR_DUPLICATE, DataSettings, progress
+from ..data import Sample, Split
 from ..model import Captioner
 from .caption_store import CaptionStore, StoreError
 from .store_encoder import StoreEncoder
 
 SPARE = 8  # images that are looked for beyond those wanted, since some may be the image itself
 MOST = 2048  # that are looked for at all
-BETWEEN = " . "  # texts of a context
-BATCH = 64
+SENTENCE_END = " . "  # texts of a context
+RETRIEVAL_BATCH = 64  # images that are encoded at a time
 
 
 class Retriever:
@@ -88,7 +89,7 @@ def join(typed: str | None, captions: Sequence[str]) -> str | None:
     if not captions:
         return typed
     texts = [text.strip().rstrip(" .") for text in (typed or "", *captions)]
-    return BETWEEN.join(text for text in texts if text) or None
+    return SENTENCE_END.join(text for text in texts if text) or None
 
 
 class Retrieved(Dataset):
@@ -99,20 +100,20 @@ class Retrieved(Dataset):
         captions: by row; a row that is missing keeps its context.
     """
 
-    def __init__(self, samples: Any, captions: dict[int, list[str]]):
+    def __init__(self, samples: Split, captions: dict[int, list[str]]):
         self.samples, self.captions, self.texts = samples, captions, samples.texts
 
     def __len__(self) -> int:
         return len(self.samples)
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
+    def __getitem__(self, index: int) -> Sample:
         sample = self.samples[index]
         return {**sample, "context": join(sample.get("context"), self.captions.get(index, []))}
 
 
 def retrieved(
-    samples: Any, data: DataSettings, model: Captioner, workers: int, accelerator: Accelerator | None = None
-) -> Any:
+    samples: Split, data: DataSettings, model: Captioner, workers: int, accelerator: Accelerator | None = None
+) -> Split:
     """The same split, with retrieved captions behind its contexts if `data.retrieve` names a store.
 
     Args:
@@ -126,20 +127,20 @@ def retrieved(
     """
     if data.retrieve is None:
         return samples
-    check_reads(model)
+    check_has_context(model)
     device, rank, count = "cpu", 0, 1
     if accelerator is not None:
         device, rank, count = accelerator.device, accelerator.process_index, accelerator.num_processes
     retriever = Retriever(data.retrieve, data.neighbours, data.near_duplicate, device)
     own, rows = [], range(rank, len(samples), count)
-    batches = retriever.encoder.look(samples, rows, BATCH, workers)
-    for features, looked_at in progress(batches, "retrieving", -(-len(rows) // BATCH)):
-        captions = retriever.captions(features, [sample["id"] for sample in looked_at])
-        own += zip([sample["index"] for sample in looked_at], captions, strict=True)
+    batches = retriever.encoder.encode(samples, rows, RETRIEVAL_BATCH, workers)
+    for features, encoded in progress(batches, "retrieving", -(-len(rows) // RETRIEVAL_BATCH)):
+        captions = retriever.captions(features, [sample["id"] for sample in encoded])
+        own += zip([sample["index"] for sample in encoded], captions, strict=True)
     return Retrieved(samples, dict(own if count == 1 else gather_object(own)))
 
 
-def check_reads(model: Captioner) -> None:
+def check_has_context(model: Captioner) -> None:
     """Make sure that a captioner can read what is retrieved for it.
 
     Raises:

@@ -1,4 +1,4 @@
-"""What looks at the images of a caption store: an image encoder whose tokens become one direction per image.
+"""The image encoder of a caption store, whose tokens become one direction per image.
 
 It is kept in the store, so that a store serves any captioner. Knows nothing about captions or indexes.
 """
@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, Subset
 from ..adopt import load_timm_weights
 from ..base import say
 from ..cpu import wide_products
-from ..data import CaptionDataset
+from ..data import CaptionDataset, Sample, Split
 from ..model import Captioner, CaptionerProcessor, ImageEncoder, ImageError, ImageSettings, open_image
 from .caption_store import StoreError
 
@@ -71,7 +71,7 @@ class StoreEncoder:
         """
         try:
             config, settings = facts["image_encoder"], ImageSettings(**facts["image_settings"])
-            found = fingerprint(directory / WEIGHTS, config, settings)
+            found = encoder_fingerprint(directory / WEIGHTS, config, settings)
         except (OSError, KeyError) as error:
             raise StoreError(f"the caption store {directory} lacks {error}; {ADVICE}") from error
         if found != facts["fingerprint"]:
@@ -89,7 +89,7 @@ class StoreEncoder:
         return {
             "image_encoder": self.config,
             "image_settings": asdict(self.settings),
-            "fingerprint": fingerprint(directory / WEIGHTS, self.config, self.settings),
+            "fingerprint": encoder_fingerprint(directory / WEIGHTS, self.config, self.settings),
         }
 
     @torch.inference_mode()
@@ -100,10 +100,10 @@ class StoreEncoder:
             states = self.encoder(self.settings.normalize(pixels.to(like.device)).to(like.dtype))
         return states.float().mean(1).cpu().numpy()
 
-    def look(
-        self, samples: Any, rows: Iterable[int], batch_size: int, workers: int
-    ) -> Iterator[tuple[np.ndarray, list[dict[str, Any]]]]:
-        """Look at the samples at `rows`; those without an image that can be read are passed over.
+    def encode(
+        self, samples: Split, rows: Iterable[int], batch_size: int, workers: int
+    ) -> Iterator[tuple[np.ndarray, list[Sample]]]:
+        """Features of the samples at `rows`; those without an image that can be read are passed over.
 
         Yields:
             Features (B, D), and B samples without their image; `index` is their row.
@@ -112,7 +112,7 @@ class StoreEncoder:
             Subset(CaptionDataset(samples), list(rows)),
             batch_size=batch_size,
             num_workers=workers,
-            collate_fn=Fit(self.settings),
+            collate_fn=PixelCollator(self.settings),
         )
         unreadable = 0
         for pixels, own, failed in loader:
@@ -123,13 +123,13 @@ class StoreEncoder:
             say(f"{unreadable} images could not be read: nothing is retrieved by them")
 
 
-class Fit:
-    """Samples to pixels, in workers."""
+class PixelCollator:
+    """Samples to pixels as the encoder takes them, in workers."""
 
     def __init__(self, settings: ImageSettings):
         self.settings = settings
 
-    def __call__(self, samples: list[dict[str, Any]]) -> tuple[Tensor | None, list[dict[str, Any]], int]:
+    def __call__(self, samples: list[Sample]) -> tuple[Tensor | None, list[Sample], int]:
         """Samples → uint8 (B, 3, H, W) of those whose image can be read, these samples, and how many cannot.
 
         Of several images the first one counts.
@@ -148,7 +148,7 @@ class Fit:
         return torch.stack(pixels) if pixels else None, kept, failed
 
 
-def fingerprint(weights: Path, config: dict[str, Any], settings: ImageSettings) -> str:
+def encoder_fingerprint(weights: Path, config: dict[str, Any], settings: ImageSettings) -> str:
     """Of an encoder's weights on disk, its configuration and what is done to images before it."""
     digest = hashlib.sha256(json.dumps([config, asdict(settings)], sort_keys=True).encode())
     with weights.open("rb") as file:

@@ -1,4 +1,7 @@
-"""The built-in data: coloured shapes with relations, questions, translations and sounds.
+"""The built-in data: coloured shapes with relations, questions, translations and sounds, made and not read.
+
+Every scene is a function of (seed, split, level, index). `Scenes` and its kin are splits in the data schema;
+`load_scenes` makes the one that a run asks for.
 
 Knows nothing about captioners.
 """

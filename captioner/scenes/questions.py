@@ -10,7 +10,8 @@ in which the answer is true. Level n has n - 1 further things in the picture at 
 | relation | is the circle left or right of the star | left, right; above, below | 1/2 |
 | yes_no | is there a red circle | yes, no | 1/2 |
 
-Deterministic, as scenes are: a question is a function of (seed, split, level, index), and kinds take turns.
+Deterministic, as scenes are: a question is a function of (seed, split, level, index), and kinds take turns. Knows
+nothing about how things are drawn.
 """
 
 from collections.abc import Callable
@@ -19,13 +20,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .scenes import COLOURS, PAIRS, SHAPES, SPLITS, Scenes, Thing, apart, draw, make_thing, relations
+from .scenes import SPLITS, Scenes
+from .things import COLOURS, PAIRS, SHAPES, Thing, apart, draw, make_thing, relations
 
 Pair = tuple[str, str]  # colour, shape
 PLURALS = {shape: f"{shape}{'es' if shape == 'cross' else 's'}" for shape in SHAPES}
 COUNTS = ("0", "1", "2", "3")
 ASKED = (("left", "right"), ("above", "below"))
-VOCABULARY = (
+QUESTION_VOCABULARY = (
     *COLOURS,
     *SHAPES,
     *PLURALS.values(),
@@ -106,23 +108,23 @@ def _yes_no(rng: np.random.Generator) -> Draft:
     colour, shape = asked = _one(rng, PAIRS)
     alike = [pair for pair in PAIRS if (pair[0] == colour) != (pair[1] == shape)]
     answer = _one(rng, ("yes", "no"))
-    there = asked if answer == "yes" else _one(rng, alike)
+    seen = asked if answer == "yes" else _one(rng, alike)
     article = "an" if colour[0] in "aeiou" else "a"
-    return Draft(f"is there {article} {colour} {shape}", answer, [there], lambda pair: pair != asked)
+    return Draft(f"is there {article} {colour} {shape}", answer, [seen], lambda pair: pair != asked)
 
 
-KINDS = {"colour": _colour, "count": _count, "relation": _relation, "yes_no": _yes_no}
-LEVELS = {1: 0, 2: 1, 3: 2}  # further things in the picture
+QUESTION_KINDS = {"colour": _colour, "count": _count, "relation": _relation, "yes_no": _yes_no}
+QUESTION_LEVELS = {1: 0, 2: 1, 3: 2}  # further things in the picture
 
 
 def make_question(seed: int, split: str, level: int, index: int) -> Question:
     """The question at `index` of a split and level."""
     key = (seed, SPLITS[split], level, index)
     rng = np.random.default_rng((*key, 2))
-    kind = list(KINDS)[index % len(KINDS)]
-    draft = KINDS[kind](rng)
+    kind = list(QUESTION_KINDS)[index % len(QUESTION_KINDS)]
+    draft = QUESTION_KINDS[kind](rng)
     others = [pair for pair in PAIRS if draft.further(pair)]
-    pairs = [*draft.pairs, *(_one(rng, others) for _ in range(LEVELS[level]))]
+    pairs = [*draft.pairs, *(_one(rng, others) for _ in range(QUESTION_LEVELS[level]))]
     things = _arrange(rng, pairs, draft.arranged)
     return Question(level, kind, draft.text, [draft.answer], things, key)
 
@@ -144,12 +146,12 @@ def _arrange(
 
 
 class SceneQuestions(Scenes):
-    """Questions of one split as samples: `context` the question, `captions` its one answer, `kind` one of `KINDS`."""
+    """Questions of one split as samples: `context` the question, `captions` its one answer, `kind` what is asked."""
 
     make = staticmethod(make_question)
-    known_levels = LEVELS
-    vocabulary = VOCABULARY
+    known_levels = QUESTION_LEVELS
+    vocabulary = QUESTION_VOCABULARY
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        kinds = list(KINDS)
+        kinds = list(QUESTION_KINDS)
         return {**super().__getitem__(index), "kind": kinds[index // len(self.levels) % len(kinds)]}

@@ -3,6 +3,7 @@
 A scene of `scenes.py` with a sound of the thing that the context names; the caption ends with what it does: "the small
 red circle anna is in the upper left and hums". A sound is a tiny spectrogram, S frames of `BANDS` bands, with noise,
 its pitch and loudness drawn anew; which verb it is lies in its course. A function of (seed, split, level, index).
+Knows nothing about pictures.
 """
 
 from collections.abc import Callable
@@ -10,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from .scenes import LEVELS, SPLITS, VOCABULARY, Scenes
+from .scenes import SCENE_LEVELS, SCENE_VOCABULARY, SPLITS, Scenes
 
 BANDS = 12
 FRAMES = (10, 16)  # least and most
@@ -48,8 +49,8 @@ def make_sound(rng: np.random.Generator, verb: str) -> np.ndarray:
 class SceneSounds(Scenes):
     """Scenes of one split as samples that also have `sound` (S, BANDS)."""
 
-    known_levels = {level: own for level, own in LEVELS.items() if own.objects}  # noqa: RUF012
-    vocabulary = (*VOCABULARY, "and", *SOUNDS)
+    known_levels = {level: own for level, own in SCENE_LEVELS.items() if own.objects}  # noqa: RUF012
+    vocabulary = (*SCENE_VOCABULARY, "and", *SOUNDS)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         sample = super().__getitem__(index)

@@ -1,4 +1,7 @@
-"""Which generated scenes a run asked for: captions, questions and answers, translations, or captions with sounds."""
+"""Which generated scenes a run asks for: captions, questions and answers, translations, or captions with sounds.
+
+Knows nothing about how any of them are made.
+"""
 
 from ..base import DataSettings
 from .questions import SceneQuestions

@@ -10,7 +10,8 @@ At least one thing of every sentence is blurred. Only the sentence tells which t
 true relations, and who sees it; so both are needed. Level 1 has one thing and a corner ("anna sees it in the upper
 left"), level 2 two things ("the small round one is left of the large blue square").
 
-Deterministic, as scenes are: a translation is a function of (seed, split, level, index).
+Deterministic, as scenes are: a translation is a function of (seed, split, level, index). Knows nothing about how things
+are drawn, nor about German grammar.
 """
 
 from collections.abc import Callable
@@ -20,15 +21,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .languages import CORNERS, RELATIONS, WORDS, Speaking, described, pronoun
-from .scenes import (
+from .german import GERMAN_CORNERS, GERMAN_RELATIONS, GERMAN_WORDS, Speaking, described, pronoun
+from .scenes import NAMES, SPLITS, Scenes
+from .things import (
     COLOURS,
-    NAMES,
     PAIRS,
     SHAPES,
     SIZES,
-    SPLITS,
-    Scenes,
     Thing,
     corner,
     draw,
@@ -46,9 +45,9 @@ KINDS_OF_SHAPES = {
     "cross": "angular",
 }
 ENGLISH = ("the", "one", "it", "is", "sees", "in", "of", "upper", "lower", "left", "right", "above", "below")
-VOCABULARY = tuple(
-    dict.fromkeys([*NAMES, *COLOURS, *SHAPES, *SIZES, *KINDS_OF_SHAPES.values(), *ENGLISH, *WORDS])
-)  # of both languages
+TRANSLATION_VOCABULARY = tuple(
+    dict.fromkeys([*NAMES, *COLOURS, *SHAPES, *SIZES, *KINDS_OF_SHAPES.values(), *ENGLISH, *GERMAN_WORDS])
+)  # of both german
 
 
 class Blur(NamedTuple):
@@ -71,7 +70,7 @@ BLURS = {
 
 @dataclass(frozen=True)
 class Translation:
-    """One sentence in both languages about one picture."""
+    """One sentence in both german about one picture."""
 
     level: int
     context: str
@@ -104,14 +103,14 @@ def make_translation(seed: int, split: str, level: int, index: int) -> Translati
 
 
 def _where(rng: np.random.Generator, things: tuple[Thing, ...], blurs: tuple[Blur, ...]) -> tuple[str, str]:
-    """Where the first thing is, in both languages: a corner, or seen from the other thing."""
+    """Where the first thing is, in both german: a corner, or seen from the other thing."""
     if len(things) == 1:
         quarter = corner(things[0])
-        return f"in the {quarter}", CORNERS[quarter]
+        return f"in the {quarter}", GERMAN_CORNERS[quarter]
     true = relations(*things)
     relation = true[rng.integers(len(true))]
     other, blur = things[1], blurs[1]
-    return f"{relation} {blur.english(other)}", f"{RELATIONS[relation]} {blur.german(other, 'dative')}"
+    return f"{relation} {blur.english(other)}", f"{GERMAN_RELATIONS[relation]} {blur.german(other, 'dative')}"
 
 
 class SceneTranslations(Scenes):
@@ -119,4 +118,4 @@ class SceneTranslations(Scenes):
 
     make = staticmethod(make_translation)
     known_levels = BLURS
-    vocabulary = VOCABULARY
+    vocabulary = TRANSLATION_VOCABULARY

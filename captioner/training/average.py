@@ -1,13 +1,15 @@
 """A moving average of the weights that are trained (Polyak and Juditsky 1992), on any layout of processes.
 
-While it is young it forgets faster, so that the start does not linger.
+While it is young it forgets faster, so that the start does not linger. The averaging is torch's; knows nothing about
+files or schedules.
 """
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 
 class WeightAverage:
@@ -22,18 +24,22 @@ class WeightAverage:
     """
 
     def __init__(self, model: nn.Module, decay: float):
-        self.decay, self.updates = decay, 0
-        self.weights = [p for p in model.parameters() if p.requires_grad]
-        self.means = [p.detach().clone() for p in self.weights]
+        self.decay = decay
+        self.weights = nn.ParameterList(p for p in model.parameters() if p.requires_grad)
+        self.averaged = AveragedModel(self.weights, multi_avg_fn=self._average)
 
-    @torch.no_grad()
+    @property
+    def updates(self) -> int:
+        """How often the average was moved."""
+        return int(self.averaged.n_averaged)
+
     def update(self) -> None:
-        """Move the average towards the weights after a step."""
-        n = self.updates
-        weight = 1 - min(self.decay, (1 + n) / (10 + n)) if n else 1.0
-        for mean, parameter in zip(self.means, self.weights, strict=True):
-            mean.lerp_(parameter.detach(), weight)
-        self.updates += 1
+        """Move the average towards the weights after a step; the first time, it becomes what they are."""
+        self.averaged.update_parameters(self.weights)
+
+    def _average(self, means: list[Tensor], weights: list[Tensor], updates: Tensor) -> None:
+        n = self.updates  # `updates` may lie on a GPU, which would have to be waited for
+        get_ema_multi_avg_fn(min(self.decay, (1 + n) / (10 + n)))(means, weights, updates)
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
@@ -46,7 +52,7 @@ class WeightAverage:
 
     @torch.no_grad()
     def _swap(self) -> None:
-        for mean, parameter in zip(self.means, self.weights, strict=True):
+        for mean, parameter in zip(self.averaged.parameters(), self.weights, strict=True):
             own = parameter.detach().clone()
             parameter.copy_(mean)
             mean.copy_(own)
@@ -54,6 +60,6 @@ class WeightAverage:
     @torch.no_grad()
     def take(self, updates: int) -> None:
         """Let the weights that the model holds now be the average, after so many updates."""
-        for mean, parameter in zip(self.means, self.weights, strict=True):
+        for mean, parameter in zip(self.averaged.parameters(), self.weights, strict=True):
             mean.copy_(parameter.detach())
-        self.updates = updates
+        self.averaged.n_averaged.fill_(updates)

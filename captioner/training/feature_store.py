@@ -20,10 +20,10 @@ from torch.utils.data import DataLoader, Subset
 from ..base import progress, say, whole
 from ..cpu import wide_products
 from ..data import UNREADABLE as UNREADABLE_IMAGE
-from ..data import Bad, CaptionDataset, Collator
+from ..data import Bad, Batch, CaptionDataset, Collator, EvaluationCollator, Sample, Split
 from ..model import Captioner, CaptionerProcessor
 
-UNREADABLE, ABSENT, THERE = range(3)  # what an image is; the first is left out of training
+UNREADABLE, ABSENT, PRESENT = range(3)  # what an image is; the first is left out of training
 
 
 class FeatureStoreError(ValueError):
@@ -70,7 +70,7 @@ class StoredCollator:
     def __init__(self, collator: Collator, store: FeatureStore):
         self.collator, self.store = collator, store
 
-    def __call__(self, samples: list[dict[str, Any]]) -> dict[str, Any]:
+    def __call__(self, samples: list[Sample]) -> Batch:
         """B samples → what the collator makes, with `pixel_values` (B, S, D_image) and maybe `image_mask` (B,)."""
         states = self.store.images
         unreadable = [sample for sample in samples if states[sample["index"]] == UNREADABLE]
@@ -79,12 +79,12 @@ class StoredCollator:
         batch = self.collator(samples)
         samples = [sample for sample in samples if states[sample["index"]] != UNREADABLE] or unreadable[:1]
         rows = [sample["index"] for sample in samples]
-        mask = [states[i] == THERE and sample.get("image") is not None for i, sample in zip(rows, samples, strict=True)]
+        mask = [states[sample["index"]] == PRESENT and sample.get("image") is not None for sample in samples]
         batch["pixel_values"] = torch.from_numpy(self.store.features[rows])
         return batch if all(mask) else batch | {"image_mask": torch.tensor(mask)}
 
 
-def fingerprint(model: Captioner, processor: CaptionerProcessor, samples: Any) -> str:
+def features_fingerprint(model: Captioner, processor: CaptionerProcessor, samples: Split) -> str:
     """Of an image encoder's configuration and weights, what is done to images before it, and the samples' ids."""
     known = len(samples.texts) == len(samples)
     ids = [row["id"] for row in samples.texts] if known else [len(samples), samples[0]["captions"]]
@@ -100,7 +100,7 @@ def open_store(
     directory: Path,
     model: Captioner,
     processor: CaptionerProcessor,
-    samples: Any,
+    samples: Split,
     accelerator: Accelerator,
     batch_size: int,
     workers: int,
@@ -111,7 +111,7 @@ def open_store(
         FeatureStoreError: the store belongs to another encoder or split.
         WriteError: the disk is full.
     """
-    own = fingerprint(model, processor, samples)
+    own = features_fingerprint(model, processor, samples)
     if not (directory / "store.json").exists():
         say(f"encoding {len(samples)} images once, into {directory}")
         main, beside = accelerator.is_main_process, directory.with_name(directory.name + ".new")
@@ -124,7 +124,7 @@ def open_store(
                 Subset(CaptionDataset(samples), mine),
                 batch_size=batch_size,
                 num_workers=workers,
-                collate_fn=Collator.for_evaluation(processor, ["image"]),
+                collate_fn=EvaluationCollator(processor, ["image"]),
             )
             _encode(fresh, loader, model, accelerator.device)
             accelerator.wait_for_everyone()
@@ -136,9 +136,9 @@ def open_store(
 
 def _reserve(directory: Path, samples: int, model: Captioner, processor: CaptionerProcessor) -> None:
     """Files of the full size, whose space on the disk is taken now: a memory map cannot report a full disk."""
-    look = processor.image_settings
+    size = processor.image_settings
     with torch.inference_mode():
-        one = model.encoder.image.eval()(torch.zeros(1, 3, look.height, look.width))
+        one = model.encoder.image.eval()(torch.zeros(1, 3, size.height, size.width))
     sizes = {"features.npy": ((samples, *one.shape[1:]), np.float32), "images.npy": ((samples,), np.uint8)}
     for name, (shape, kind) in sizes.items():
         array = np.lib.format.open_memmap(directory / name, "w+", kind, shape)
@@ -154,11 +154,11 @@ def _encode(directory: Path, loader: DataLoader, model: Captioner, device: torch
     images = np.load(directory / "images.npy", mmap_mode="r+")
     for batch in progress(loader, "encoding"):
         rows = np.array([sample["index"] for sample in batch["samples"]])
-        there = batch.get("image_mask", torch.ones(len(rows), dtype=torch.bool))
-        images[rows] = np.where(there.numpy(), THERE, ABSENT)
-        if there.any():
+        present = batch.get("image_mask", torch.ones(len(rows), dtype=torch.bool))
+        images[rows] = np.where(present.numpy(), PRESENT, ABSENT)
+        if present.any():
             with wide_products(device):
-                found = encoder(batch["pixel_values"][there].to(device))
-            features[rows[there.numpy()]] = found.float().cpu().numpy()
+                found = encoder(batch["pixel_values"][present].to(device))
+            features[rows[present.numpy()]] = found.float().cpu().numpy()
     features.flush()
     images.flush()

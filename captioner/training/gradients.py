@@ -8,7 +8,6 @@ import gc
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from math import ceil
-from typing import Any, Protocol
 
 import torch
 from accelerate import Accelerator, DistributedType
@@ -17,38 +16,10 @@ from torch import Tensor, nn
 
 from ..base import SettingsError, say
 from ..cpu import wide_products
+from ..data import Batch
+from .objectives import Objective
 
-Batch = dict[str, Any]
 SHARDED = (DistributedType.FSDP, DistributedType.DEEPSPEED)
-
-
-class Objective(Protocol):
-    """What a step minimises."""
-
-    def prepare(self, batch: Batch) -> Batch:
-        """What the loader brought, with whatever the loss needs beside it."""
-
-    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
-        """The loss summed over the supervised tokens of a batch, a scalar."""
-
-
-class CrossEntropy:
-    """The reference captions, word by word.
-
-    Args:
-        smoothing: the share of each target that is spread over the vocabulary.
-    """
-
-    def __init__(self, smoothing: float = 0.0):
-        self.smoothing = smoothing
-
-    def prepare(self, batch: Batch) -> Batch:
-        """The batch as it is."""
-        return batch
-
-    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
-        """Inputs of `Captioner.forward` → cross-entropy, summed over the supervised tokens; others get no logits."""
-        return model(**batch, loss_only=True, label_smoothing=self.smoothing).loss
 
 
 class Gradients:

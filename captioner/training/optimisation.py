@@ -16,7 +16,7 @@ from transformers.trainer_utils import SchedulerType
 from ..base import SettingsError, TrainingSettings, one_line
 from ..model import Captioner
 
-PARTS = ("image_encoder", "context_encoder", "decoder", "cross_attention", "encoders")
+TRAINED_PARTS = ("image_encoder", "context_encoder", "decoder", "cross_attention", "encoders")
 
 
 def part_parameters(model: Captioner) -> dict[str, list[nn.Parameter]]:
@@ -69,7 +69,7 @@ def parameter_groups(model: Captioner, options: TrainingSettings) -> list[dict[s
                 decays = parameter.ndim > 1 and parameter not in embeddings
                 groups.setdefault((rate, options.weight_decay if decays else 0.0), []).append(parameter)
     if not groups:
-        names = ", ".join(f"`training.{part}_learning_rate`" for part in PARTS)
+        names = ", ".join(f"`training.{part}_learning_rate`" for part in TRAINED_PARTS)
         raise SettingsError(f"every part is frozen; give one of {names} a rate above 0")
     return [{"params": own, "lr": rate, "weight_decay": decay} for (rate, decay), own in groups.items()]
 
@@ -108,6 +108,18 @@ def build_schedule(optimizer: Optimizer, options: TrainingSettings) -> LRSchedul
         )
     except (TypeError, ValueError) as error:
         raise SettingsError(f"`training.lr_scheduler_kwargs` is {kwargs}: {one_line(error)}") from error
+
+
+def prepare_model(model: Captioner, options: TrainingSettings) -> None:
+    """Let a captioner keep less of each layer and learn through adapters, where the options say so; in place.
+
+    Raises:
+        SettingsError: as from `add_adapters`.
+    """
+    if options.gradient_checkpointing:
+        model.activation_checkpointing_enable()
+    if options.lora is not None:
+        add_adapters(model, options.lora)
 
 
 def add_adapters(model: Captioner, lora: dict[str, Any]) -> None:

@@ -7,13 +7,13 @@ both sides of the reward (arXiv 2305.12254), else captions learn to break off. K
 import random
 from collections.abc import Callable, Sequence
 from functools import lru_cache
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..base import SelfCriticalSettings
+from ..data import Batch, Sample, Split
 from ..metrics import CiderD, DocumentFrequencies, tokenize
 from ..model import Captioner, CaptionerProcessor, Memory
 from ..search import SearchOptions, search
@@ -22,7 +22,7 @@ END = "</s>"  # a word that no tokenised caption holds
 MOST_GENERATED = 5000
 
 
-def document_frequencies(samples: Any) -> DocumentFrequencies:
+def document_frequencies(samples: Split) -> DocumentFrequencies:
     """How often words come in the references of a training split; of generated scenes, in the first of them."""
     if len(samples.texts) >= min(len(samples), MOST_GENERATED):
         references = (row["captions"] for row in samples.texts)
@@ -108,7 +108,7 @@ class SelfCritical:
         self.longest = min(longest, model.config.decoder.max_positions - 1)
         self.candidates = CANDIDATES[options.candidates](options, self.longest)
 
-    def prepare(self, batch: dict[str, Any]) -> dict[str, Any]:
+    def prepare(self, batch: Batch) -> Batch:
         """Encoder inputs of B images and their `samples` → the same inputs, `labels` (N, T), `advantages` (N,)."""
         self.model.eval()
         samples = batch["samples"]
@@ -122,9 +122,7 @@ class SelfCritical:
         labels = torch.stack(labels).to(self.model.device)
         return {**inputs, "labels": labels, "advantages": (rewards - baseline).flatten().to(self.model.device)}
 
-    def _try(
-        self, memory: Memory, samples: list[dict[str, Any]], options: SearchOptions
-    ) -> tuple[list[list[int]], Tensor]:
+    def _try(self, memory: Memory, samples: list[Sample], options: SearchOptions) -> tuple[list[list[int]], Tensor]:
         """Search → the ids of N captions, those of an image adjacent, and their rewards (B, K)."""
         seeds = [random.Random(f"{self.seed} {s['epoch']} {s['index']}").getrandbits(63) for s in samples]
         found = search(self.model, memory, options, seeds=seeds)
@@ -134,7 +132,7 @@ class SelfCritical:
         rewards = self.reward([self.processor.decode(row) for row in ids], ended, references)
         return ids, torch.tensor(rewards).view(len(samples), -1)
 
-    def loss(self, model: nn.Module, batch: dict[str, Any]) -> Tensor:
+    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """What `prepare` made → the sum over tokens of advantage times negative log-probability as drawn."""
         inputs = {name: value for name, value in batch.items() if name in self.model.encoder_inputs}
         start = self.model.config.decoder_start_token_id

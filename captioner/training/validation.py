@@ -8,46 +8,34 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
-from accelerate import Accelerator, DistributedType
-from torch import nn
+from accelerate import DistributedType
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from torch.utils.data import Subset
 
 from ..base import DataSettings, Settings, SettingsError, say
-from ..data import VALIDATION, BadData
+from ..data import VALIDATION, BadData, Split
 from ..evaluation import BorrowedMetrics, Evaluation, evaluate
 from ..metrics import training_signature
 from ..model import Captioner, CaptionerProcessor
-from .average import WeightAverage
 from .checkpoints import save_captioner
-from .log import RunLog
+from .log import RunLog, captioned_pictures
 from .optimisation import add_adapters, merged
-from .shown_samples import captioned_pictures
+from .state import RunState
 
 
 class Keeper:
     """Validates and saves what a run has learnt.
 
     Args:
-        model: the captioner that is trained; `wrapped` is the same as Accelerate prepared it.
-        average: the moving average that is validated and saved instead, or None.
+        state: of the captioner that is trained; if it has an average, that is validated and saved instead.
+        log: takes the scores; captioners are saved beside it.
         bad: takes what is wrong with validation samples.
     """
 
-    def __init__(
-        self,
-        settings: Settings,
-        accelerator: Accelerator,
-        model: Captioner,
-        wrapped: nn.Module,
-        processor: CaptionerProcessor,
-        average: WeightAverage | None,
-        log: RunLog,
-        bad: BadData,
-    ):
-        self.settings, self.accelerator, self.log, self.bad = settings, accelerator, log, bad
-        self.model, self.wrapped, self.processor, self.average = model, wrapped, processor, average
-        self.borrowed = BorrowedMetrics(settings.training, accelerator.device)
+    def __init__(self, settings: Settings, state: RunState, processor: CaptionerProcessor, log: RunLog, bad: BadData):
+        self.settings, self.state, self.processor, self.log, self.bad = settings, state, processor, log, bad
+        self.accelerator = state.accelerator
+        self.borrowed = BorrowedMetrics(settings.training, self.accelerator.device)
         self.best: dict[str, float] = {}
         self.waited = 0
 
@@ -60,20 +48,21 @@ class Keeper:
     @contextmanager
     def captioner(self) -> Iterator[Captioner]:
         """The captioner to validate and save: averaged, whole on every process, adapters merged."""
-        with self.average.in_place() if self.average is not None else nullcontext():
+        average = self.state.average
+        with average.in_place() if average is not None else nullcontext():
             sharded = self.accelerator.distributed_type == DistributedType.FSDP
-            yield merged(self._gathered() if sharded else self.model)
+            yield merged(self._gathered() if sharded else self.state.model)
 
     def _gathered(self) -> Captioner:
         """A copy with all weights, where each process trains only its share of them."""
-        state = get_model_state_dict(self.wrapped, options=StateDictOptions(full_state_dict=True))
-        whole = Captioner(self.model.config)
+        state = get_model_state_dict(self.state.wrapped, options=StateDictOptions(full_state_dict=True))
+        whole = Captioner(self.state.model.config)
         if self.settings.training.lora is not None:
             add_adapters(whole, self.settings.training.lora)
         whole.load_state_dict(state)
         return whole.to(self.accelerator.device)
 
-    def validate(self, step: int, samples: Any) -> None:
+    def validate(self, step: int, samples: Split) -> None:
         """Caption the validation split, log its scores, keep the captioner if it is the best so far."""
         options = self.settings.training
         limit = min(len(samples), options.max_eval_samples or len(samples))

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from captioner.cpu import products, wide_products
-from captioner.training.gradients import CrossEntropy, Gradients
+from captioner.training.gradients import Gradients
+from captioner.training.objectives import CrossEntropy
 
 CPU = torch.device("cpu")
 

@@ -24,8 +24,7 @@ from torch.utils.data import DataLoader
 from captioner.base import DataSettings, SettingsError
 from captioner.data import DataError, load_split, open_stream
 from captioner.data.faults import EMPTY
-from captioner.data.shuffle_buffer import ShuffleBuffer
-from captioner.data.streaming import ShuffledStream
+from captioner.data.shuffling import ShuffleBuffer, ShuffledStream
 from captioner.training import train
 
 SHARDS = (13, 4, 30, 1)  # rows of each file, in row groups of 5

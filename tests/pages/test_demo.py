@@ -17,7 +17,7 @@ from captioner.evaluation import evaluate, score_records
 from captioner.pages import demo, live_settings, live_training
 from captioner.pages.live_training import LIVE
 from captioner.scenes import Scenes
-from captioner.scenes.scenes import VOCABULARY
+from captioner.scenes.scenes import SCENE_VOCABULARY
 from captioner.training import save_captioner
 
 ROOT = Path(__file__).parents[2]
@@ -33,7 +33,7 @@ def shipped(tmp_path_factory):
     folder = tmp_path_factory.mktemp("shipped")
     for mode, name in demo.DEMO_CAPTIONERS.items():
         settings = load_settings(ROOT / "configs/scenes.yaml", [*TINY, f"model.conditioning={mode}"])
-        save_captioner(*assemble(settings.model, settings.data, lambda: VOCABULARY), folder / name)
+        save_captioner(*assemble(settings.model, settings.data, lambda: SCENE_VOCABULARY), folder / name)
     return folder
 
 

@@ -18,7 +18,13 @@ from captioner.data import DataError, load_split
 from captioner.evaluation import score_records
 from captioner.metrics import score, score_per_image
 from captioner.metrics.vqa_accuracy import normalise
-from captioner.scenes.questions import KINDS, LEVELS, VOCABULARY, SceneQuestions, make_question
+from captioner.scenes.questions import (
+    QUESTION_KINDS,
+    QUESTION_LEVELS,
+    QUESTION_VOCABULARY,
+    SceneQuestions,
+    make_question,
+)
 from captioner.training import train
 
 CHANCE = {"colour": 1 / 6, "count": 1 / 4, "relation": 1 / 2, "yes_no": 1 / 2}
@@ -26,7 +32,7 @@ questions = st.builds(
     make_question,
     st.just(0),
     st.sampled_from(["train", "validation", "test"]),
-    st.sampled_from(list(LEVELS)),
+    st.sampled_from(list(QUESTION_LEVELS)),
     st.integers(0, 10_000),
 )
 
@@ -59,14 +65,14 @@ def test_a_question_is_a_function_of_its_seed_in_words_of_the_vocabulary(questio
     again = make_question(question.seed[0], ["train", "validation", "test"][question.seed[1]], *question.seed[2:])
     assert again == question
     assert np.array_equal(again.picture(), question.picture())
-    assert {*question.context.split(), *question.captions} <= set(VOCABULARY)
+    assert {*question.context.split(), *question.captions} <= set(QUESTION_VOCABULARY)
 
 
 @given(questions)
 def test_things_leave_gaps_and_level_says_how_many_are_there_at_least(question):
     for a, b in combinations(question.things, 2):
         assert max(abs(a.x - b.x), abs(a.y - b.y)) > a.radius + b.radius
-    assert len(question.things) >= LEVELS[question.level]
+    assert len(question.things) >= QUESTION_LEVELS[question.level]
 
 
 @given(questions)
@@ -76,7 +82,7 @@ def test_what_is_denied_differs_in_one_word_from_something_that_is_there(questio
         assert any((thing.colour == asked[0]) != (thing.shape == asked[1]) for thing in question.things)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", QUESTION_KINDS)
 def test_the_question_alone_gives_chance_level(kind):
     """The best guess from a question, learnt from thousands of answers, is right as often as chance has it."""
 

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from captioner.base import load_settings
 from captioner.scenes import Scenes, load_scenes
-from captioner.scenes.scenes import COLOURS, HELD_OUT, LEVELS, SHAPES, SIDE, VOCABULARY, make_scene
+from captioner.scenes.scenes import HELD_OUT, SCENE_LEVELS, SCENE_VOCABULARY, make_scene
+from captioner.scenes.things import COLOURS, SHAPES, SIDE
 
 scenes = st.builds(
     make_scene,
@@ -30,7 +31,7 @@ def test_a_scene_is_a_function_of_its_seed(scene):
 @given(scenes)
 def test_captions_and_contexts_use_only_the_vocabulary(scene):
     words = set(" ".join([*scene.captions, scene.context]).split())
-    assert words <= set(VOCABULARY)
+    assert words <= set(SCENE_VOCABULARY)
 
 
 @given(scenes)
@@ -59,7 +60,7 @@ def test_every_caption_is_true_of_the_scene(scene):
 def test_the_context_names_exactly_one_object_that_is_there(scene):
     visible = {(thing.colour, thing.shape) for thing in scene.things}
     named = [name for name, *pair in scene.facts if tuple(pair) in visible]
-    low, high = LEVELS[scene.level].names
+    low, high = SCENE_LEVELS[scene.level].names
     assert named == [scene.name]
     assert low <= len(scene.facts) <= high
 

@@ -15,9 +15,9 @@ from captioner.base import DataSettings, load_settings
 from captioner.bulk.captioning import CaptioningError, caption
 from captioner.cli.main import app
 from captioner.data import load_split
-from captioner.scenes.languages import ADJECTIVES, NOUNS, described, pronoun
-from captioner.scenes.scenes import SHAPES, Thing
-from captioner.scenes.translations import BLURS, VOCABULARY, SceneTranslations, make_translation
+from captioner.scenes.german import ADJECTIVES, NOUNS, described, pronoun
+from captioner.scenes.things import SHAPES, Thing
+from captioner.scenes.translations import BLURS, TRANSLATION_VOCABULARY, SceneTranslations, make_translation
 from captioner.training import train
 
 translations = st.builds(
@@ -63,7 +63,7 @@ def test_a_translation_is_a_function_of_its_seed_in_words_of_the_vocabulary(made
     again = make_translation(made.seed[0], ["train", "validation", "test"][made.seed[1]], *made.seed[2:])
     assert again == made
     assert np.array_equal(again.picture(), made.picture())
-    assert set(f"{made.context} {made.captions[0]}".split()) <= set(VOCABULARY)
+    assert set(f"{made.context} {made.captions[0]}".split()) <= set(TRANSLATION_VOCABULARY)
 
 
 @given(translations)

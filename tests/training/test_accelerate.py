@@ -25,9 +25,8 @@ from accelerate import Accelerator, DistributedType
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
-from captioner.training import loop as training
-from captioner.base import leave
-from captioner.base import load_settings
+from captioner.base import leave, load_settings
+from captioner.training import accelerator, train
 
 
 class Sharding(Accelerator):
@@ -55,10 +54,10 @@ class Sharding(Accelerator):
         """The processes stay together for the next run."""
 
 
-training.Accelerator = Sharding
+accelerator.Accelerator = Sharding
 whole, half, parts = map(load_settings, sys.argv[1:])
 for settings, resume in ((whole, False), (half, False), (parts, True)):
-    training.train(settings, resume)
+    train(settings, resume)
 leave()
 '''
 
@@ -85,7 +84,7 @@ def test_a_layout_that_does_not_start_is_no_silent_ddp(tmp_path, monkeypatch, na
     monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
     monkeypatch.setenv(f"ACCELERATE_USE_{name}", "true")
     plain = SimpleNamespace(distributed_type=DistributedType.NO)
-    monkeypatch.setattr("captioner.training.loop.Accelerator", lambda **options: plain)
+    monkeypatch.setattr("captioner.training.accelerator.Accelerator", lambda **options: plain)
     with pytest.raises(SettingsError, match=f"asked for {name}, but Accelerate runs NO here"):
         train(settings(tmp_path))
 
@@ -125,7 +124,7 @@ def test_what_a_layout_cannot_do_is_explained(tmp_path, monkeypatch, kind, zero_
     accelerator = SimpleNamespace(
         distributed_type=DistributedType(kind), state=SimpleNamespace(deepspeed_plugin=plugin)
     )
-    monkeypatch.setattr("captioner.training.loop.Accelerator", lambda **options: accelerator)
+    monkeypatch.setattr("captioner.training.accelerator.Accelerator", lambda **options: accelerator)
     with pytest.raises(SettingsError, match=message):
         train(settings(tmp_path, override))
 
@@ -135,7 +134,7 @@ def test_resuming_under_deepspeed_is_refused_and_clipping_handed_over(tmp_path, 
     accelerator = SimpleNamespace(
         distributed_type=DistributedType.DEEPSPEED, state=SimpleNamespace(deepspeed_plugin=plugin)
     )
-    monkeypatch.setattr("captioner.training.loop.Accelerator", lambda **options: accelerator)
+    monkeypatch.setattr("captioner.training.accelerator.Accelerator", lambda **options: accelerator)
     with pytest.raises(SettingsError, match="--resume does not work under DeepSpeed"):
         train(settings(tmp_path, "training.max_grad_norm=0.5"), resume=True)
     assert plugin.deepspeed_config == {"gradient_clipping": 0.5, "train_micro_batch_size_per_gpu": 32}

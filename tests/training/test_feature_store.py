@@ -10,10 +10,10 @@ from runs import TINY, launch, lines, losses, settings
 
 from captioner import load
 from captioner.base import SettingsError, WriteError
-from captioner.data import CaptionDataset, Collator
+from captioner.data import CaptionDataset, Collator, EvaluationCollator
 from captioner.model import ImageEncoder
 from captioner.training import train
-from captioner.training.feature_store import FeatureStoreError, StoredCollator, fingerprint, open_store
+from captioner.training.feature_store import FeatureStoreError, StoredCollator, features_fingerprint, open_store
 
 FROZEN = ["training.image_encoder_learning_rate=0", "data.modality_dropout={image: 0.2, context: 0.2}"]
 
@@ -86,7 +86,7 @@ def test_absent_and_unreadable_images_keep_what_they_are(run, tmp_path):
     batch = StoredCollator(Collator(processor, 1, modalities=["context"]), store)([dataset[i] for i in range(5)])
     assert batch["image_mask"].tolist() == [True, False, True, True]
     assert len(batch["labels"]) == 4
-    pixels = Collator.for_evaluation(processor, ["image"])([dataset[3]])["pixel_values"]
+    pixels = EvaluationCollator(processor, ["image"])([dataset[3]])["pixel_values"]
     torch.testing.assert_close(batch["pixel_values"][2:3], model.encoder.image(pixels))
 
 
@@ -103,7 +103,7 @@ def test_a_disk_without_room_is_reported_before_anything_is_encoded(run, tmp_pat
 
 def test_the_fingerprint_follows_the_weights(run):
     model, processor = load(run / "images/last")
-    own = fingerprint(model, processor, Pictures())
+    own = features_fingerprint(model, processor, Pictures())
     with torch.no_grad():
         next(model.encoder.image.parameters()).add_(1e-6)
-    assert fingerprint(model, processor, Pictures()) != own
+    assert features_fingerprint(model, processor, Pictures()) != own

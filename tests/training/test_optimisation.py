@@ -1,19 +1,19 @@
-"""What is trained and how fast; adapters; the same gradients when memory runs out."""
+"""What is trained and how fast, and adapters."""
 
 import pytest
 import torch
 from accelerate import Accelerator
+from batches import training_batch
 from conftest import tiny_batch, tiny_captioner
-from runs import lines, losses, settings
+from runs import losses, settings
 
 from captioner import load
 from captioner.base import SettingsError, TrainingSettings
-from captioner.data.modality_dropout import ModalityDropout
 from captioner.training import train
-from captioner.training.average import WeightAverage
-from captioner.training.gradients import CrossEntropy, Gradients, split
+from captioner.training.gradients import Gradients
+from captioner.training.objectives import CrossEntropy
 from captioner.training.optimisation import (
-    PARTS,
+    TRAINED_PARTS,
     add_adapters,
     build_optimizer,
     build_schedule,
@@ -26,14 +26,9 @@ from captioner.training.optimisation import (
 LORA = {"r": 2, "lora_alpha": 4, "target_modules": r".*self_attention\.(query|value)", "init_lora_weights": False}
 
 
-def training_batch(samples=4, captions=2):
-    inputs, ids = tiny_batch(samples, captions)
-    return {**inputs, "decoder_input_ids": ids, "labels": ids.roll(-1, dims=1)}
-
-
 def test_every_part_may_have_its_own_rate_and_only_matrices_decay():
     model = tiny_captioner("separate")
-    rates = {f"{part}_learning_rate": 10.0 ** -(i + 3) for i, part in enumerate(PARTS)}
+    rates = {f"{part}_learning_rate": 10.0 ** -(i + 3) for i, part in enumerate(TRAINED_PARTS)}
     groups = parameter_groups(model, TrainingSettings(**rates, weight_decay=0.1))
     rate = {p: group["lr"] for group in groups for p in group["params"]}
     decay = {p: group["weight_decay"] for group in groups for p in group["params"]}
@@ -49,7 +44,7 @@ def test_every_part_may_have_its_own_rate_and_only_matrices_decay():
     assert decay[model.decoder.blocks[0].feed_forward[0].weight] == 0.1
 
 
-@pytest.mark.parametrize("part", PARTS)
+@pytest.mark.parametrize("part", TRAINED_PARTS)
 def test_a_rate_of_zero_leaves_a_part_as_it_was_and_trains_the_others(part):
     model = tiny_captioner("separate").train()
     before = {name: [p.clone() for p in own] for name, own in part_parameters(model).items()}
@@ -69,7 +64,7 @@ def test_a_frozen_encoder_stays_as_it_is_in_captioning():
 
 
 def test_nothing_left_to_train_is_explained():
-    options = TrainingSettings(**{f"{part}_learning_rate": 0 for part in PARTS})
+    options = TrainingSettings(**{f"{part}_learning_rate": 0 for part in TRAINED_PARTS})
     with pytest.raises(SettingsError, match="every part is frozen; give one of `training.image_encoder_learning_rate`"):
         parameter_groups(tiny_captioner(), options)
 
@@ -149,114 +144,3 @@ def test_adapters_that_peft_refuses_are_explained(tmp_path, lora, message):
     pytest.importorskip("peft")
     with pytest.raises(SettingsError, match=f"`training.lora` is .*{message}"):
         train(settings(tmp_path, f"training.lora={lora}"))
-
-
-class SmallMemory(CrossEntropy):
-    """Runs out of memory with more than `most` images."""
-
-    def __init__(self, most):
-        super().__init__()
-        self.most, self.seen = most, []
-
-    def loss(self, model, batch):
-        self.seen.append(len(batch["pixel_values"]))
-        if self.seen[-1] > self.most:
-            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
-        return super().loss(model, batch)
-
-
-def gradients_of(objective, batches):
-    model = tiny_captioner("separate")
-    loss = Gradients(Accelerator(cpu=True), model, objective)(batches)
-    return loss, {name: p.grad for name, p in model.named_parameters()}
-
-
-def test_out_of_memory_halves_the_images_at_once_and_changes_no_gradient(capsys):
-    batches = [training_batch(7), training_batch(5)]
-    small = SmallMemory(2)
-    loss, expected = gradients_of(CrossEntropy(), batches)
-    other, got = gradients_of(small, batches)
-    assert small.seen == [7, 4, 2, 2, 2, 1, 2, 2, 1]
-    assert "out of memory: from now on 2 images at once" in capsys.readouterr().err
-    torch.testing.assert_close(other, loss)
-    for name, gradient in expected.items():
-        torch.testing.assert_close(got[name], gradient, msg=name)
-
-
-def test_one_image_that_does_not_fit_is_explained():
-    with pytest.raises(SettingsError, match="out of memory with 1 images at once; halve"):
-        gradients_of(SmallMemory(0), [training_batch(2)])
-
-
-def test_other_errors_are_not_taken_for_a_lack_of_memory():
-    class Broken(CrossEntropy):
-        def loss(self, model, batch):
-            raise RuntimeError("shapes do not fit")
-
-    with pytest.raises(RuntimeError, match="shapes do not fit"):
-        gradients_of(Broken(), [training_batch(2)])
-
-
-def test_pieces_keep_each_image_with_its_captions():
-    pieces = list(split(training_batch(5, captions=3), 2))
-    assert [len(piece["pixel_values"]) for piece in pieces] == [3, 2]
-    assert [len(piece["labels"]) for piece in pieces] == [9, 6]
-    joined = {name: torch.cat([piece[name] for piece in pieces]) for name in pieces[0]}
-    assert all(torch.equal(joined[name], value) for name, value in training_batch(5, captions=3).items())
-
-
-class Numbered:
-    """Samples with both modalities, one with only a context and one with nothing."""
-
-    def __len__(self):
-        return 1000
-
-    def __getitem__(self, index):
-        image = None if index in (1, 2) else b"image"
-        return {"image": image, "context": None if index == 2 else "words", "index": index, "epoch": self.epoch}
-
-
-def test_modality_dropout_hides_as_often_as_it_should_and_never_everything():
-    inner = Numbered()
-    dataset = ModalityDropout(inner, {"image": 0.4, "context": 0.5})
-    rounds = []
-    for inner.epoch in (0, 1, 0):
-        rounds.append([(dataset[i]["image"] is None, dataset[i]["context"] is None) for i in range(len(dataset))])
-    assert rounds[0] == rounds[2] != rounds[1]
-    assert rounds[0][1] == (True, False)
-    assert rounds[0][2] == (True, True)
-    rest = rounds[0][3:]
-    assert (True, True) not in rest
-    assert sum(image for image, _ in rest) / len(rest) == pytest.approx(0.4 * 0.5 + 0.4 * 0.5 / 2, abs=0.05)
-    assert sum(context for _, context in rest) / len(rest) == pytest.approx(0.5 * 0.6 + 0.4 * 0.5 / 2, abs=0.05)
-
-
-def test_a_run_with_modality_dropout_sees_other_batches(tmp_path):
-    train(settings(tmp_path / "plain", "training.max_steps=2"))
-    train(settings(tmp_path / "dropped", "training.max_steps=2", "data.modality_dropout={context: 1.0}"))
-    assert losses(tmp_path / "plain") != losses(tmp_path / "dropped")
-
-
-def test_the_average_follows_the_weights_and_takes_their_place_for_a_while():
-    model = torch.nn.Linear(2, 1, bias=False)
-    average = WeightAverage(model, decay=0.9)
-    values = [1.0, 2.0, 4.0]
-    for value in values:
-        torch.nn.init.constant_(model.weight, value)
-        average.update()
-    expected = 1.0 * (2 / 11) + 2.0 * (9 / 11)  # after one update the decay is 2 / 11, then 3 / 12
-    expected = expected * 3 / 12 + 4.0 * 9 / 12
-    with average.in_place():
-        torch.testing.assert_close(model.weight.detach(), torch.full((1, 2), expected))
-    assert torch.equal(model.weight.detach(), torch.full((1, 2), 4.0))
-
-
-def test_training_stops_early_when_nothing_gets_better(tmp_path):
-    stuck = ["training.learning_rate=1e-12", "training.max_steps=20", "training.early_stopping_patience=3"]
-    best = train(settings(tmp_path, *stuck, "training.eval_steps=1", "training.save_steps=50"))
-    assert [line["step"] for line in lines(tmp_path) if "cider_d" in line] == [1, 2, 3, 4]
-    assert best["cider_d"] == lines(tmp_path)[1]["cider_d"]
-    assert (tmp_path / "checkpoint-4").is_dir()
-    load(tmp_path / "last")
-    assert train(settings(tmp_path, *stuck, "training.eval_steps=1"), resume=True) == best
-    assert len(losses(tmp_path)) == 4

@@ -6,7 +6,7 @@ from runs import losses, settings
 
 from captioner import load
 from captioner.base import SelfCriticalSettings
-from captioner.data import CaptionDataset, Collator, load_split
+from captioner.data import CaptionDataset, EvaluationCollator, load_split
 from captioner.metrics import score_per_image
 from captioner.search import SearchOptions, search
 from captioner.training import train
@@ -37,7 +37,7 @@ def objective(trained, baseline="leave_one_out", samples=4, images=6, **options)
     reward = Reward(document_frequencies(split))
     own = SelfCriticalSettings(samples=samples, baseline=baseline, **options)
     dataset = CaptionDataset(split)
-    batch = Collator.for_evaluation(processor, model.config.modalities)([dataset[i] for i in range(images)])
+    batch = EvaluationCollator(processor, model.config.modalities)([dataset[i] for i in range(images)])
     return SelfCritical(model, processor, reward, own, longest=16), batch
 
 

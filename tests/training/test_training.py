@@ -6,8 +6,6 @@ from runs import TINY, launch, lines, losses, settings
 
 from captioner import load
 from captioner.base import SettingsError, load_settings
-from captioner.evaluation import evaluate, exact_match
-from captioner.scenes import Scenes
 from captioner.training import save_captioner, train
 from captioner.training.optimisation import parameter_groups
 
@@ -73,14 +71,6 @@ def test_a_rate_of_zero_freezes_the_image_encoder_and_only_matrices_decay(tmp_pa
             assert (group["weight_decay"] > 0) <= (parameter.ndim > 1 and not embedding)
 
 
-def test_the_average_of_the_weights_is_what_is_kept(tmp_path):
-    train(settings(tmp_path / "plain"))
-    train(settings(tmp_path / "averaged", "training.average_decay=0.9"))
-    plain, averaged = (load(tmp_path / name / "last")[0].state_dict() for name in ("plain", "averaged"))
-    assert losses(tmp_path / "plain") == losses(tmp_path / "averaged")
-    assert any(not torch.equal(plain[name], averaged[name]) for name in plain)
-
-
 def test_saving_replaces_a_captioner_whole(tmp_path):
     train(settings(tmp_path / "run", "training.max_steps=1"))
     model, processor = load(tmp_path / "run/last")
@@ -103,22 +93,6 @@ def test_saving_replaces_a_captioner_whole(tmp_path):
 def test_what_cannot_be_trained_is_explained(tmp_path, override, message):
     with pytest.raises(SettingsError, match=message):
         train(settings(tmp_path, override))
-
-
-def test_an_evaluation_can_hide_either_modality(tmp_path):
-    train(settings(tmp_path, "training.max_steps=1"))
-    model, processor = load(tmp_path / "last")
-    generation, scenes = settings(tmp_path).generation, Scenes("test", [1, 2], 6)
-    results = [evaluate(model, processor, scenes, generation, hidden=name) for name in (None, "image", "context")]
-    for result in results:
-        assert [record["id"] for record in result.records] == [f"test-{i}" for i in range(6)]
-        assert set(result.scores) == {"bleu_1", "bleu_2", "bleu_3", "bleu_4", "rouge_l", "cider_d", "exact_match"}
-    with pytest.raises(ValueError, match="cannot hide 'sound'"):
-        evaluate(model, processor, scenes, generation, hidden="sound")
-
-
-def test_exact_match_is_the_share_of_captions_among_their_references():
-    assert exact_match(["A  dog", "a cat", "a cow"], [["a dog"], ["a bird", "a cat"], ["a horse"]]) == 2 / 3
 
 
 def test_every_validation_says_what_its_scores_were_measured_on(tmp_path):
@@ -145,3 +119,14 @@ def test_tensorboard_shows_validation_images_with_their_captions(tmp_path):
     assert [event.step for event in shown] == [2, 4]
     assert shown[0].width == 320 < shown[0].height  # the square picture, the text beneath
     assert {"loss", "cider_d"} <= set(events.Tags()["scalars"])
+
+
+def test_training_stops_early_when_nothing_gets_better(tmp_path):
+    stuck = ["training.learning_rate=1e-12", "training.max_steps=20", "training.early_stopping_patience=3"]
+    best = train(settings(tmp_path, *stuck, "training.eval_steps=1", "training.save_steps=50"))
+    assert [line["step"] for line in lines(tmp_path) if "cider_d" in line] == [1, 2, 3, 4]
+    assert best["cider_d"] == lines(tmp_path)[1]["cider_d"]
+    assert (tmp_path / "checkpoint-4").is_dir()
+    load(tmp_path / "last")
+    assert train(settings(tmp_path, *stuck, "training.eval_steps=1"), resume=True) == best
+    assert len(losses(tmp_path)) == 4

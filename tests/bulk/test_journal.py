@@ -1,10 +1,5 @@
-"""The bar of a job that several processes share: what it counts, and what it says."""
+"""The journal of a job that several processes share: what of it is counted."""
 
-import io
-
-from rich.console import Console
-
-from captioner.base import screen
 from captioner.bulk.journal import Journal
 
 
@@ -21,11 +16,3 @@ def test_whole_lines_of_every_process_of_the_shard_are_counted_once(tmp_path):
         one.write(b"}\n")
         one.flush()
         assert tally() == tally() == 4
-
-
-def test_a_bar_shows_what_is_finished_whenever_it_is_drawn(monkeypatch):
-    shown, finished = io.StringIO(), [3]
-    monkeypatch.setattr(screen, "errors", Console(file=shown, force_terminal=True, width=100))
-    with screen.watching("captioning", 20, lambda: finished[0]):
-        finished[0] = 7
-    assert "7/20" in shown.getvalue()

@@ -14,7 +14,8 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from captioner.adopt.vocabulary import train_tokenizer
-from captioner.data import CaptionDataset, Collator, DataError
+from captioner.data import CaptionDataset, Collator, DataError, EvaluationCollator
+from captioner.data.targets import CaptionTargets
 from captioner.model import Captioner, CaptionerProcessor, ImageSettings
 
 CAPTIONS = [f"caption number {n}" for n in range(10)]
@@ -88,10 +89,10 @@ def test_captions_of_one_image_are_adjacent(processor):
 
 @given(captions=st.integers(1, 10), drawn=st.integers(1, 7), seed=st.integers(0, 99), index=st.integers(0, 99))
 def test_successive_epochs_draw_every_caption(processor, captions, drawn, seed, index):
-    collator = Collator(processor, drawn, seed=seed)
+    targets = CaptionTargets(processor, drawn, seed)
     passes = -(-captions // drawn)
     epochs = [
-        collator._draw({"captions": CAPTIONS[:captions], "index": index, "epoch": epoch}) for epoch in range(passes)
+        targets.draw({"captions": CAPTIONS[:captions], "index": index, "epoch": epoch}) for epoch in range(passes)
     ]
     assert {caption for epoch in epochs for caption in epoch} == set(CAPTIONS[:captions])
     assert all(len(set(epoch)) == min(drawn, captions) and len(epoch) == drawn for epoch in epochs)
@@ -240,7 +241,7 @@ def test_modalities_decide_what_is_in_a_batch_and_samples_do_where_they_are_not_
 
 def test_evaluation_keeps_the_references_of_the_readable_samples(processor):
     batch = items([sample(0, level=3), broken(1), sample(2, context="a context")])
-    collated = Collator.for_evaluation(processor, ["image"])(batch)
+    collated = EvaluationCollator(processor, ["image"])(batch)
     assert [fault.id for fault in collated.pop("bad")] == ["1"]
     assert set(collated) == {"pixel_values", "samples"}
     assert len(collated["pixel_values"]) == 2

@@ -35,15 +35,15 @@ EXPECTED = {
 }
 STOPS = """
 import sys
-from captioner.training import loop as training
-from captioner.base import leave
-from captioner.base import load_settings
+from accelerate import Accelerator
+from captioner.base import leave, load_settings
 from captioner.data import DataError
+from captioner.training import train
 
-training.Accelerator.end_training = lambda self: None
-training.train(load_settings(sys.argv[1]))
+Accelerator.end_training = lambda self: None
+train(load_settings(sys.argv[1]))
 try:
-    training.train(load_settings(sys.argv[2]))
+    train(load_settings(sys.argv[2]))
 except DataError as error:
     assert "samples of training cannot be used" in str(error), error
 else:

@@ -1,0 +1,68 @@
+"""Tables and JSON entries to rows, by the columns that the settings name.
+
+Knows nothing about where a table was found.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset
+
+from ..base import DataSettings, some
+from .annotations import root_of
+from .rows import Cells, DataError, Rows, embedded_rows, file_rows, holds_paths, with_modalities
+
+USUAL_COLUMNS = {
+    "image_column": ("image", "images", "file_name", "filename", "image_path", "path", "jpg", "jpeg", "png", "webp"),
+    "caption_column": ("captions", "caption", "text", "txt", "json.captions", "json.caption"),
+}
+
+
+def column_named(columns: Collection[str], settings: DataSettings, setting: str) -> str:
+    """The column that a setting names; where it has its default, any usual name will do.
+
+    Raises:
+        DataError: there is none.
+    """
+    wanted = getattr(settings, setting)
+    usual = USUAL_COLUMNS.get(setting, ())
+    names = [name for name in (wanted, *(usual if wanted in usual[:1] else ())) if name in columns]
+    if not names:
+        remedy = f"set `data.{setting}` to one of them"
+        raise DataError(f"{settings.path} has no column {wanted!r} but {some(columns, 20)}; {remedy}")
+    return names[0]
+
+
+def text_cells(columns: Mapping[str, Any], settings: DataSettings, captions: str, ids: str | None = None) -> Cells:
+    """The text columns: captions and ids by the names given here, context and id by the settings."""
+    contexts = None
+    if settings.context_column is not None:
+        contexts = columns[column_named(columns, settings, "context_column")][:]
+    if settings.id_column is not None:
+        ids = column_named(columns, settings, "id_column")
+    return Cells(columns[captions][:], contexts, None if ids is None else columns[ids][:])
+
+
+def table_rows(table: Dataset, settings: DataSettings, roots: Sequence[Path]) -> Rows:
+    """Rows of a table whose columns the settings name; its images are paths, encoded in the table, or none."""
+    columns = {name: table[name] for name in table.column_names}
+    cells = text_cells(columns, settings, column_named(columns, settings, "caption_column"))
+    image = None if settings.image_column is None else column_named(columns, settings, "image_column")
+    if image is None:
+        rows = file_rows(roots, [None] * len(table), cells)
+    elif holds_paths(table.features[image]):
+        rows = file_rows(roots, table[image][:], cells)
+    else:
+        images = table.select_columns(image)
+        rows = embedded_rows(images if image == "image" else images.rename_column(image, "image"), cells)
+    return with_modalities(rows, columns, settings, roots)
+
+
+def entry_rows(entries: Sequence[dict[str, Any]], settings: DataSettings, ids: str) -> Rows:
+    """Rows of JSON entries with `image` and `captions`; the settings may name keys for context and id."""
+    known = {name: None for entry in entries for name in entry}
+    columns = {name: [entry.get(name) for entry in entries] for name in known or ("image", "captions", ids)}
+    roots = [root_of(settings)]
+    rows = file_rows(roots, columns["image"], text_cells(columns, settings, "captions", ids))
+    return with_modalities(rows, columns, settings, roots)
