@@ -5,12 +5,39 @@ Knows nothing about where states come from or how they are attended to.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer, EncoderDecoderCache
 from transformers.modeling_outputs import ModelOutput
+
+
+class Joined(NamedTuple):
+    """Several modalities as one memory, and what it was made of.
+
+    Args:
+        states: (B, S, D).
+        mask: (B, S).
+        order: the modalities that were asked for.
+        parts: name, states and mask of each, None where it was not here.
+        differentiable: whether gradients flow through it to its parts.
+    """
+
+    states: Tensor
+    mask: Tensor
+    order: Sequence[str]
+    parts: list[tuple[str, Tensor | None, Tensor | None]]
+    differentiable: bool
+
+    def stands_for(self, memory: "Memory", order: Sequence[str]) -> bool:
+        """Whether joining this memory would give it again; a plain loop, since every layer asks at every step."""
+        if self.order != order or self.differentiable != torch.is_grad_enabled():
+            return False
+        for name, states, mask in self.parts:
+            if memory.states.get(name) is not states or memory.masks.get(name) is not mask:
+                return False
+        return True
 
 
 @dataclass
@@ -43,15 +70,16 @@ class Memory(ModelOutput):
     def joined(self, order: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Stack the modalities of `order` that are here into one memory: (B, S, D) states and (B, S) mask.
 
-        Built once and kept, since every layer asks for it.
+        Kept until one of its tensors is replaced by another, or gradients begin or cease to be recorded; a change
+        inside a tensor is not noticed.
         """
-        if getattr(self, "_joined", None) is None:
-            present = [name for name in order if name in self.states]
-            self._joined = (
-                torch.cat([self.states[name] for name in present], dim=1),
-                torch.cat([self.masks[name] for name in present], dim=1),
-            )
-        return self._joined
+        joined = vars(self).get("_joined")
+        if joined is None or not joined.stands_for(self, order):
+            parts = [(name, self.states.get(name), self.masks.get(name)) for name in order]
+            _, states, masks = zip(*(part for part in parts if part[1] is not None), strict=True)
+            states, mask = torch.cat(states, dim=1), torch.cat(masks, dim=1)
+            joined = self._joined = Joined(states, mask, order, parts, torch.is_grad_enabled())
+        return joined.states, joined.mask
 
     def without(self, modality: str) -> "Memory":
         """The same memory with one modality hidden in every sample: an ablation."""
@@ -66,8 +94,8 @@ class Memory(ModelOutput):
         )
 
 
-class HeldLayer(DynamicLayer):
-    """What one layer of attention holds of the memory: written once, as it was given."""
+class MemoryLayer(DynamicLayer):
+    """One attention's keys and values of the memory: written once, as they were given."""
 
     def update(self, key_states: Any, value_states: Any, *args: object, **kwargs: object) -> tuple[Any, Any]:
         """Two tensors (B, H, ·, ·) or `Blocks` → themselves."""
@@ -84,7 +112,7 @@ class SharedMemoryCache(EncoderDecoderCache):
     @classmethod
     def around(cls, cache: Cache | None = None) -> "SharedMemoryCache":
         """Take a cache for self-attention (new without one) and start with no keys of the memory."""
-        return cls(DynamicCache() if cache is None else cache, Cache(layer_class_to_replicate=HeldLayer))
+        return cls(DynamicCache() if cache is None else cache, Cache(layer_class_to_replicate=MemoryLayer))
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
         """Follow the beams; `beam_idx` (N,) are rows of the self-attention cache."""
