@@ -15,14 +15,13 @@ import torch
 from captioner import load
 from captioner.base import GenerationSettings, Settings
 from captioner.evaluation import evaluate
-from captioner.model.configuration import FUSIONS
+from captioner.model import MODES
 from captioner.pages import live_settings
 from captioner.scenes import Scenes
 from captioner.training import train
 
 FOLDER = Path(sys.argv[1])
 SEEDS = [int(seed) for seed in sys.argv[2:]] or [0, 1, 2]
-MODES = [(conditioning, fusion) for conditioning, fusions in FUSIONS.items() for fusion in fusions]
 STEPS, EVERY = 600, 100
 
 

@@ -83,11 +83,11 @@ def decoding(name: str, states: Tensor, mask: Tensor) -> Cost:
     module = attention(MEMORIES[name])
     if name.startswith("resampler"):
         states, mask = Resampler(WIDTH, latents=64, layers=2, heads=HEADS)(states, mask)
-    held = module.kind.hold(*module.keys_and_values(states), mask)
-    held = tuple(part.contiguous() for part in held)  # as a cache holds it
+    key_value = module.kind.key_value(*module.keys_and_values(states), mask)
+    key_value = tuple(part.contiguous() for part in key_value)  # as a cache holds it
     query = module.queries(torch.randn(IMAGES, CAPTIONS, WIDTH))
-    spent = milliseconds(lambda: module.kind.attend(query, held, mask, module.dense), rounds(states.shape[1]))
-    return Cost(spent, sum(part.numel() * part.element_size() for part in held) / 1e6)
+    spent = milliseconds(lambda: module.kind.attend(query, key_value, mask, module.dense), rounds(states.shape[1]))
+    return Cost(spent, sum(part.numel() * part.element_size() for part in key_value) / 1e6)
 
 
 @torch.inference_mode()

@@ -1,4 +1,4 @@
-"""`captioner convert`: what its options mean; loading is done in `adopt.py`, changing in `switching.py`."""
+"""`captioner convert`: what its options mean; loading and adding are done in `adopt/`, switching in `model/`."""
 
 import warnings
 from contextlib import nullcontext
@@ -34,13 +34,13 @@ def convert(
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         fail(f"TARGET {target} is there already; name a new directory", code=2)
     quiet()
-    from ..adopt import code_beside, load
+    from ..adopt import add_modality, code_beside, load
     from ..model import mode_name
     from ..training import save_captioner
 
     model, processor = load(source)
     if add_context is not None:
-        model.add_modality("context", add_context, processor)
+        add_modality(model, "context", add_context, processor)
     if conditioning is not None or fusion is not None:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers.activations import GELUActivation, GELUTanh
 
-from ..model import Captioner, CrossAttention, FeedForward, Joint
+from ..model import Captioner, CrossAttention, FeedForward, Mode
 from .lean import lean
 from .products import by_onednn, by_pixels, onednn_is_wider, pixel_blocks
 
@@ -230,5 +230,7 @@ def _replace(module: nn.Module, copy: Copy | None) -> None:
     for name, part in list(module.named_children()):
         if type(part) is nn.Linear:
             setattr(module, name, _laid_out(part, None if name in once else copy))
-        elif not isinstance(part, Joint | Transposed | Packed | Direct):
+        elif isinstance(part, Mode) and not part.calls_attentions:
+            continue
+        elif not isinstance(part, Transposed | Packed | Direct):
             _replace(part, copy)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import EncoderDecoderCache
 
-from ..model import Attention, CrossAttention, Joint, Rotation, SelfAttention, Softmax, cached, rotate, silence
+from ..model import Attention, CrossAttention, Mode, Rotation, SelfAttention, Softmax, cached, rotate, zero_absent
 from .blocks import Blocks, attend, in_blocks
 
 MANY = 2**18  # numbers in all keys of a layer
@@ -103,7 +103,7 @@ class LeanCrossAttention(CrossAttention):
         else:
             folded = x.reshape(len(states), -1, x.shape[-1])
             y = self._attend_to_held(folded, *cached(cache, self.entry, lambda: self._hold(states, hidden)), hidden)
-        return (y if hidden is None else silence(y, mask)).reshape(x.shape)
+        return (y if hidden is None else zero_absent(y, mask)).reshape(x.shape)
 
     def _hold(self, states: Tensor, hidden: Tensor | None) -> tuple[Tensor | Blocks, Tensor | Blocks]:
         """States (B, S, D_m) → keys and values in blocks, or keys (B, H, d, S) and values (B, H, S, d)."""
@@ -141,8 +141,8 @@ class LeanCrossAttention(CrossAttention):
 def lean(module: nn.Module, room: int, captions: int, merge: Merge | None = None) -> None:
     """Replace every attention in a module by its lean form, and dropout by nothing.
 
-    Attention of another kind than softmax, or with adapters on its projections, stays as it is; so does what `Joint`
-    takes apart.
+    Attention of another kind than softmax, or with adapters on its projections, stays as it is; so does what a
+    mode takes apart.
 
     Args:
         room, captions: as of `LeanCrossAttention`.
@@ -155,7 +155,7 @@ def lean(module: nn.Module, room: int, captions: int, merge: Merge | None = None
             setattr(module, name, LeanCrossAttention(part, room, captions))
         elif type(part) is nn.Dropout:
             setattr(module, name, nn.Identity())
-        elif type(part) is not Joint:
+        elif not isinstance(part, Mode) or part.calls_attentions:
             lean(part, room, captions, merge)
 
 

@@ -12,8 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..model import Grid
-from .recording import Weights
+from ..model import Grid, Weights
 from .words import Word
 
 PART_NAMES = {  # of a row's balance, in words; further modalities are called by their own names

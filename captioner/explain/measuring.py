@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..model import IGNORED_LABEL, Captioner, CaptionerProcessor, Grid, ImageEncoder, Memory, nearest_grid
+from ..model import IGNORED_LABEL, Captioner, CaptionerProcessor, Grid, ImageEncoder, Memory, Weights, nearest_grid
 from .attribution import Attribution, AttributionError
-from .recording import Weights, record, rollout
+from .recording import record, rollout
 from .words import Word, context_words, group_words
 
 
@@ -66,7 +66,7 @@ def attribute_inputs(
         saliency = _saliency(model, ids, memory, words)
     finally:
         model.train(was_training)
-    layers = {name: torch.stack([own[name][0] for own in recording.crossing]) for name in memory.states}
+    layers = {name: torch.stack([own[name][0] for own in recording.cross_attention]) for name in memory.states}
     reached = {name: own[0] for name, own in rollout(recording).items()}
     attention = _through(_by_word(layers, words), sources)
     return Attribution(

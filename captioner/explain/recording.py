@@ -1,38 +1,30 @@
 """Attention weights of one teacher-forced pass, whatever backend is on, as rows over the whole memory.
 
-Every row is split over modalities in the way its mode allows. Where one softmax runs over all of them (concatenated,
-joint), a token has its softmax mass. Elsewhere every modality has a softmax of its own, which says nothing about the
-others: there a modality's share is the norm of what it adds to the stream, over the sum of these norms, after
-Kobayashi et al. 2020 (arXiv 2004.10102), and its softmax is scaled to that share. Shape letters as in every file.
+How a row is split over modalities is for the conditioning mode to say: see `model/recorded.py`. Shape letters as in
+every file.
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from ..model import (
     Captioner,
-    Concatenated,
     CrossAttention,
     Dense,
     Gate,
-    Gated,
-    Hierarchical,
-    Joint,
+    KeyValue,
     Memory,
-    Parallel,
+    Recorded,
     SelfAttention,
-    Serial,
+    Weights,
     eager_attention,
 )
-
-Weights = dict[str, Tensor]  # modality → (N, H, T, S_m)
 
 
 @dataclass(frozen=True)
@@ -41,97 +33,94 @@ class Recording:
 
     Args:
         logits: (N, T, V).
-        crossing: per layer, modality → (N, H, T, S_m); over all modalities together a row sums to 1, or to 0 where a
-            layer had nothing to attend to or added nothing.
-        among: per layer, attention of the caption to itself, (N, H, T, T).
+        cross_attention: per layer, modality → (N, H, T, S_m); over all modalities together a row sums to 1, or to 0
+            where a layer had nothing to attend to or added nothing.
+        self_attention: per layer, attention of the caption to itself, (N, H, T, T).
     """
 
     logits: Tensor
-    crossing: list[Weights]
-    among: list[Tensor]
-
-
-@dataclass
-class Seen:
-    """What the attention modules of a decoder did: their weights, values and outputs by module."""
-
-    weights: dict[nn.Module, Tensor]  # (B, H, G·T, S); self-attention (N, H, T, T)
-    values: dict[nn.Module, Tensor]  # (B, H, S, d)
-    outputs: dict[nn.Module, Tensor]  # (N, T, D)
+    cross_attention: list[Weights]
+    self_attention: list[Tensor]
 
 
 def record(model: Captioner, ids: Tensor, memory: Memory) -> Recording:
     """Run the decoder over ids (N, T) and a memory of B rows, N = B·G; ids are padded on the right, if at all."""
-    with _watching(model.decoder) as seen:
+    with _recording(model.decoder) as recorded:
         logits = model.decode(ids, memory).logits
-    crossing = []
-    for block in model.decoder.blocks:
-        mode = block.cross_attention
-        weights = READERS[type(mode)](mode, seen, memory)
-        crossing.append({name: _unfold(own, ids) for name, own in weights.items()})
-    among = [seen.weights[block.self_attention] for block in model.decoder.blocks]
-    return Recording(logits, crossing, among)
+    blocks = model.decoder.blocks
+    attributed = [block.cross_attention.attributed(recorded, memory) for block in blocks]
+    return Recording(
+        logits,
+        [{name: _unfold(own, ids) for name, own in weights.items()} for weights in attributed],
+        [recorded.weights[block.self_attention] for block in blocks],
+    )
 
 
 @contextmanager
-def _watching(decoder: nn.Module) -> Iterator[Seen]:
+def _recording(decoder: nn.Module) -> Iterator[Recorded]:
     """While open, every attention of the decoder leaves its weights; what it computes stays the same."""
-    seen, hooks = Seen({}, {}, {}), []
-    crossing = [module for module in decoder.modules() if isinstance(module, CrossAttention)]
-    inward = [module for module in decoder.modules() if isinstance(module, SelfAttention)]
-    for module in crossing:
-        module.kind = Watched(module, seen)
-    for module in inward:
-        module.attend = partial(_attend, module, seen)
+    recorded, hooks = Recorded(), []
+    cross_attentions = [module for module in decoder.modules() if isinstance(module, CrossAttention)]
+    self_attentions = [module for module in decoder.modules() if isinstance(module, SelfAttention)]
+    for module in cross_attentions:
+        module.kind = RecordingKind(module, recorded)
+    for module in self_attentions:
+        module.attend = partial(_attend, module, recorded)
     for module in decoder.modules():
         if isinstance(module, CrossAttention | Gate):
-            hooks.append(module.register_forward_hook(partial(_keep, seen)))
+            hooks.append(module.register_forward_hook(partial(_keep, recorded)))
     try:
-        yield seen
+        yield recorded
     finally:
-        for module in crossing:
+        for module in cross_attentions:
             module.kind = module.kind.kind
-        for module in inward:
+        for module in self_attentions:
             del module.attend
         for hook in hooks:
             hook.remove()
 
 
-def _keep(seen: Seen, module: nn.Module, inputs: tuple, output: Tensor) -> None:
-    seen.outputs[module] = output
+def _keep(recorded: Recorded, module: nn.Module, inputs: tuple, output: Tensor) -> None:
+    recorded.outputs[module] = output
 
 
-class Watched:
+class RecordingKind:
     """Stands for the kind of a cross-attention, computes the same from whole rows of weights, and leaves them.
 
     Args:
         module: whose kind it is.
-        seen: where weights and values go.
+        recorded: where weights and values go.
     """
 
-    def __init__(self, module: CrossAttention, seen: Seen):
-        self.kind, self.module, self.seen = module.kind, module, seen
+    def __init__(self, module: CrossAttention, recorded: Recorded):
+        self.kind, self.module, self.recorded = module.kind, module, recorded
         self.features = module.kind.features
 
-    def hold(self, keys: Tensor, values: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    def key_value(self, keys: Tensor, values: Tensor, mask: Tensor) -> KeyValue:
         """Both as they are."""
         return keys, values
 
-    def attend(self, query: Tensor, held: tuple[Tensor, Tensor], mask: Tensor, dense: Dense) -> Tensor:
+    def attend(self, query: Tensor, key_value: KeyValue, mask: Tensor, dense: Dense) -> Tensor:
         """Query (B, H, Q, d), keys and values (B, H, S, ·), mask (B, S) → (B, Q, H, e)."""
-        keys, values = held
+        keys, values = key_value
         weights = self.kind.weights(query, keys, mask)
-        self.seen.weights[self.module], self.seen.values[self.module] = weights, values
+        self.recorded.weights[self.module], self.recorded.values[self.module] = weights, values
         return (weights @ values).transpose(1, 2)
 
 
 def _attend(
-    module: SelfAttention, seen: Seen, backend: str, query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None
+    module: SelfAttention,
+    recorded: Recorded,
+    backend: str,
+    query: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    mask: Tensor | None,
 ) -> Tensor:
     """As `Attention.attend` in plain operations; a caption's own mask is causal."""
     mask = torch.ones(query.shape[2], keys.shape[2], dtype=torch.bool, device=query.device).tril()
     output, weights = eager_attention(module, query, keys, values, mask, scaling=module.head_width**-0.5)
-    seen.weights[module], seen.values[module] = weights, values
+    recorded.weights[module], recorded.values[module] = weights, values
     return output
 
 
@@ -139,64 +128,6 @@ def _unfold(weights: Tensor, ids: Tensor) -> Tensor:
     """(B, H, G·T, S) → (N, H, T, S): the G captions of an image become rows again."""
     rows, tokens = ids.shape
     return weights.unflatten(2, (-1, tokens)).transpose(1, 2).reshape(rows, weights.shape[1], tokens, -1)
-
-
-def _mass(names: Sequence[str], weights: Tensor, memory: Memory) -> Weights:
-    """One softmax over all modalities, cut into theirs."""
-    sizes = [memory.states[name].shape[1] for name in names]
-    return dict(zip(names, weights.split(sizes, dim=-1), strict=True))
-
-
-def _concatenated(mode: Concatenated, seen: Seen, memory: Memory) -> Weights:
-    present = [name for name in mode.order if name in memory.states]
-    return _mass(present, seen.weights[mode.attention], memory)
-
-
-def _joint(mode: Joint, seen: Seen, memory: Memory) -> Weights:
-    names = mode.present(memory)
-    return _mass(names, seen.weights[mode.attentions[names[0]]], memory)
-
-
-def _branches(mode: Serial | Parallel, seen: Seen, memory: Memory) -> Weights:
-    return _by_norm(mode, seen, {name: seen.outputs[mode.attentions[name]] for name in mode.present(memory)})
-
-
-def _gated(mode: Gated, seen: Seen, memory: Memory) -> Weights:
-    """What comes through the gates; modalities without one as in `_branches`."""
-    ends = {**mode.attentions, **mode.gates}
-    return _by_norm(mode, seen, {name: seen.outputs[ends[name]] for name in mode.present(memory)})
-
-
-def _hierarchical(mode: Hierarchical, seen: Seen, memory: Memory) -> Weights:
-    """The second attention's output is a sum over modalities: α_m v_m W_O of each is its contribution."""
-    above, names = mode.over_modalities, mode.present(memory)
-    weights, values = seen.weights[above], seen.values[above]  # (N·T, H, 1, M), (N·T, H, M, d)
-    parts = weights.transpose(2, 3) * values  # (N·T, H, M, d)
-    added = F.linear(parts.transpose(1, 2).flatten(2), above.output.weight)  # (N·T, M, D)
-    shape = seen.outputs[mode.attentions[names[0]]].shape
-    return _by_norm(mode, seen, {name: added[:, i].reshape(shape) for i, name in enumerate(names)})
-
-
-def _by_norm(mode: nn.Module, seen: Seen, added: dict[str, Tensor]) -> Weights:
-    """Scale the softmax of each modality to its share of ‖what it added‖, a number per row and token."""
-    norms = {name: own.norm(dim=-1) for name, own in added.items()}  # (N, T)
-    total = sum(norms.values())
-    total = total.masked_fill(total == 0, 1.0)
-    scaled = {}
-    for name, norm in norms.items():
-        weights = seen.weights[mode.attentions[name]]  # (B, H, G·T, S_m)
-        scaled[name] = weights * (norm / total).reshape(weights.shape[0], 1, -1, 1)
-    return scaled
-
-
-READERS: dict[type, Callable[[nn.Module, Seen, Memory], Weights]] = {
-    Concatenated: _concatenated,
-    Joint: _joint,
-    Serial: _branches,
-    Parallel: _branches,
-    Gated: _gated,
-    Hierarchical: _hierarchical,
-}
 
 
 def rollout(recording: Recording) -> Weights:
@@ -207,12 +138,12 @@ def rollout(recording: Recording) -> Weights:
     modalities, or to 0 where nothing was attended to.
     """
     reached: dict[str, Tensor] = defaultdict(lambda: torch.zeros(()))
-    for among, crossing in zip(recording.among, recording.crossing, strict=True):
-        inward = among.mean(dim=1)  # (N, T, T)
-        for name, weights in crossing.items():
-            held = reached[name]
-            held = held if held.ndim == 0 else (held + inward @ held) / 2
-            reached[name] = (held + weights.mean(dim=1)) / 2
+    for inward, outward in zip(recording.self_attention, recording.cross_attention, strict=True):
+        inward = inward.mean(dim=1)  # (N, T, T)
+        for name, weights in outward.items():
+            before = reached[name]
+            before = before if before.ndim == 0 else (before + inward @ before) / 2
+            reached[name] = (before + weights.mean(dim=1)) / 2
     total = sum(part.sum(dim=-1, keepdim=True) for part in reached.values())
     total = total.masked_fill(total == 0, 1.0)
     return {name: part / total for name, part in reached.items()}

@@ -9,11 +9,9 @@ from ..base.lazy import handed_on
 __getattr__, __dir__, __all__ = handed_on(
     __name__,
     {
-        "attention": (
-            "Attention CROSS_BACKENDS Concatenated CrossAttention Gate Gated Hierarchical Joint MODES Parallel "
-            "Separate Serial cached eager_attention silence"
-        ),
-        "attention_kinds": "Dense Softmax",
+        "attention": "Attention CROSS_BACKENDS CrossAttention cached eager_attention zero_absent",
+        "attention_kinds": "Dense KeyValue Softmax",
+        "conditioning": "Mode",
         "configuration": "CaptionerConfig DecoderConfig ROPE_TYPES input_names",
         "context_encoder": "text_encoder_class",
         "decoder": "FeedForward",
@@ -24,11 +22,14 @@ __getattr__, __dir__, __all__ = handed_on(
         "model_card": "mode_name write_card",
         "modality_encoders": "TransformersEncoder",
         "modality_inputs": "FILES FeatureError ModalityInput",
+        "modes": "Gate MODES",
         "positions": "Rotation rotate",
         "processor": "CaptionerProcessor",
+        "recorded": "Recorded Weights",
         "reduction": "Grid nearest_grid",
         "selection": "largest",
         "self_attention": "SelfAttention",
+        "switching": "SwitchError changed_config rebuild_cross_attention switch_conditioning",
         "text_inputs": "IGNORED_LABEL PLAIN_TEXT",
     },
 )

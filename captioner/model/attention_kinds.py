@@ -16,7 +16,8 @@ from .selection import largest
 
 BLOCKS = 8  # whose means are compared together
 
-Held = tuple[Tensor, Tensor]
+KeyValue = tuple[Tensor, Tensor]
+"""What a kind keeps of keys and values while captions are written: two (B, H, ·, ·)."""
 Dense = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 """Softmax attention on the backend that is on: query, keys, values and mask (B, S) → (B, Q, H, e)."""
 
@@ -34,11 +35,11 @@ class Kind(Protocol):
     def features(self, x: Tensor) -> Tensor:
         """What queries and keys (B, H, ·, d) become before they meet."""
 
-    def hold(self, keys: Tensor, values: Tensor, mask: Tensor) -> Held:
-        """What is kept of keys (B, H, S, d) and values (B, H, S, e) while captions are written: two (B, H, ·, ·)."""
+    def key_value(self, keys: Tensor, values: Tensor, mask: Tensor) -> KeyValue:
+        """What is kept of keys (B, H, S, d) and values (B, H, S, e)."""
 
-    def attend(self, query: Tensor, held: Held, mask: Tensor, dense: Dense) -> Tensor:
-        """Query (B, H, Q, d), what is held, mask (B, S) → (B, Q, H, e), by `dense` where softmax over all is meant.
+    def attend(self, query: Tensor, key_value: KeyValue, mask: Tensor, dense: Dense) -> Tensor:
+        """Query (B, H, Q, d), what is kept, mask (B, S) → (B, Q, H, e), by `dense` where softmax over all is meant.
 
         A row with nothing to attend to is 0, with finite gradients.
         """
@@ -57,13 +58,13 @@ class Softmax:
         """As they are."""
         return x
 
-    def hold(self, keys: Tensor, values: Tensor, mask: Tensor) -> Held:
+    def key_value(self, keys: Tensor, values: Tensor, mask: Tensor) -> KeyValue:
         """Both as they are."""
         return keys, values
 
-    def attend(self, query: Tensor, held: Held, mask: Tensor, dense: Dense) -> Tensor:
+    def attend(self, query: Tensor, key_value: KeyValue, mask: Tensor, dense: Dense) -> Tensor:
         """On the backend."""
-        return dense(query, *held, mask)
+        return dense(query, *key_value, mask)
 
     def weights(self, query: Tensor, keys: Tensor, mask: Tensor) -> Tensor:
         """The softmax itself."""
@@ -81,14 +82,14 @@ class TopK(Softmax):
         super().__init__(scale)
         self.size, self.count = block_size, blocks
 
-    def hold(self, keys: Tensor, values: Tensor, mask: Tensor) -> Held:
+    def key_value(self, keys: Tensor, values: Tensor, mask: Tensor) -> KeyValue:
         """Keys of each block turned, (B, H, n·d, s); and the means of keys above the values, (B, H, n + n·s, d)."""
         tail = -mask.shape[1] % self.size
         order = F.pad((~mask).long().argsort(dim=1, stable=True), (0, tail))
-        there = torch.arange(order.shape[1], device=mask.device) < mask.sum(dim=1, keepdim=True)
+        present = torch.arange(order.shape[1], device=mask.device) < mask.sum(dim=1, keepdim=True)
         images = torch.arange(len(mask), device=mask.device)[:, None]
         blocks, values = (
-            x.transpose(1, 2)[images, order].masked_fill_(~there[:, :, None, None], 0.0).transpose(1, 2)
+            x.transpose(1, 2)[images, order].masked_fill_(~present[:, :, None, None], 0.0).transpose(1, 2)
             for x in (keys, values)
         )  # (B, H, n·s, d)
         blocks = blocks.unflatten(2, (-1, self.size))
@@ -96,31 +97,31 @@ class TopK(Softmax):
         return blocks.transpose(3, 4).flatten(2, 3), torch.cat([means, values], dim=2)
 
     def _filled(self, mask: Tensor) -> Tensor:
-        """Tokens of each block that are there, at least 1: (B, n)."""
+        """Tokens of each block that may be attended to, at least 1: (B, n)."""
         starts = torch.arange(0, mask.shape[1], self.size, device=mask.device)
         return (mask.sum(dim=1, keepdim=True) - starts).clamp(1, self.size)
 
-    def attend(self, query: Tensor, held: Held, mask: Tensor, dense: Dense) -> Tensor:
+    def attend(self, query: Tensor, key_value: KeyValue, mask: Tensor, dense: Dense) -> Tensor:
         """Score means, take the best blocks of each query, attend to their tokens.
 
         Both products with chosen blocks are weighted sums of rows, so no block is copied for a query: scores of a
         block are the sum over d of its turned keys' rows, weighted by the query.
         """
-        keys, rows = held
+        keys, rows = key_value
         count, places = -(-mask.shape[1] // self.size), torch.arange(self.size, device=mask.device)
         means, values = rows.split([count, rows.shape[2] - count], dim=2)
         if count <= self.count:
             keys = keys.unflatten(2, (count, -1)).transpose(3, 4).flatten(2, 3)
-            there = torch.arange(keys.shape[2], device=mask.device) < mask.sum(dim=1, keepdim=True)
-            return dense(query, keys, values, there)
+            present = torch.arange(keys.shape[2], device=mask.device) < mask.sum(dim=1, keepdim=True)
+            return dense(query, keys, values, present)
         chosen = self._choose(query, means, mask)[..., None]  # (B, H, Q, k, 1)
-        there = chosen * self.size + places < mask.sum(dim=1)[:, None, None, None, None]
+        present = chosen * self.size + places < mask.sum(dim=1)[:, None, None, None, None]
         of_image = torch.arange(keys.shape[0] * keys.shape[1], device=mask.device).view(*keys.shape[:2], 1, 1, 1)
         width = torch.arange(query.shape[3], device=mask.device)
         scores = _weighted_rows(
             keys, (of_image * count + chosen) * len(width) + width, query[:, :, :, None].expand(*chosen.shape[:4], -1)
         )
-        weights = _softmax(scores.flatten(3) * self.scale, there.flatten(3))
+        weights = _softmax(scores.flatten(3) * self.scale, present.flatten(3))
         picked = of_image * rows.shape[2] + count + chosen * self.size + places
         return _weighted_rows(rows, picked.flatten(3), weights).transpose(1, 2)
 
@@ -157,15 +158,15 @@ class Linear:
         """φ: (…, d) → (…, 2·d), above 0."""
         return torch.cat([x, -x], dim=-1).softmax(dim=-1)
 
-    def hold(self, keys: Tensor, values: Tensor, mask: Tensor) -> Held:
+    def key_value(self, keys: Tensor, values: Tensor, mask: Tensor) -> KeyValue:
         """Σ φ(k) vᵀ (B, H, 2·d, e) and Σ φ(k) (B, H, 2·d, 1)."""
         keys = keys.masked_fill(~mask[:, None, :, None], 0.0)
         values = values.masked_fill(~mask[:, None, :, None], 0.0)
         return keys.transpose(-1, -2) @ values, keys.sum(dim=2).unsqueeze(-1)
 
-    def attend(self, query: Tensor, held: Held, mask: Tensor, dense: Dense) -> Tensor:
-        """Two products with what is held."""
-        state, total = held
+    def attend(self, query: Tensor, key_value: KeyValue, mask: Tensor, dense: Dense) -> Tensor:
+        """Two products with what is kept."""
+        state, total = key_value
         weight = query @ total
         return (query @ state / weight.masked_fill(weight == 0, 1.0)).transpose(1, 2)
 

@@ -3,16 +3,15 @@
 Knows nothing about weights, data or runs; a `CaptionerConfig` is a transformers config and travels in `config.json`.
 """
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from transformers import AutoConfig, PreTrainedConfig
 
 from .memory_options import attention_options, check_memory
 
-FUSIONS = {
-    "concatenated": (None,),
-    "separate": ("serial", "parallel", "hierarchical", "gated", "joint"),
-}
+if TYPE_CHECKING:
+    from .conditioning import Mode
+
 DECODER_CHOICES = {
     "norm": ("layer", "rms"),
     "norm_position": ("pre", "post"),
@@ -30,6 +29,13 @@ TAKEN = (*FIRST_INPUTS, "captions", "id", "index", "epoch", "decoder", "decoder_
 def input_names(modality: str) -> tuple[str, str]:
     """The names of a modality's tensor and of its mask in a batch."""
     return FIRST_INPUTS.get(modality) or (f"{modality}_values", f"{modality}_mask")
+
+
+def _modes() -> "dict[tuple[str, str | None], type[Mode]]":
+    """Asked for late: modes are layers made from a `DecoderConfig`, and who reads a configuration needs no layers."""
+    from .modes import MODES
+
+    return MODES
 
 
 def _choose(name: str, value: Any, choices: tuple) -> None:
@@ -214,20 +220,24 @@ class CaptionerConfig(PreTrainedConfig):
             self.context_encoder = AutoConfig.for_model(**self.context_encoder)
         if not isinstance(self.decoder, DecoderConfig):
             self.decoder = DecoderConfig(**(self.decoder or {}))
-        if self.conditioning == "separate" and self.fusion is None:
-            self.fusion = "serial"
         if self.decoder_start_token_id is None:
             self.decoder_start_token_id = self.bos_token_id
         self.encoders = dict(self.encoders or {})
         self.modality_order = [*self.modality_order, *(n for n in self.encoders if n not in self.modality_order)]
         self.tie_word_embeddings = self.decoder.tie_word_embeddings
+        self._check_mode()
         self._check()
         self.share_memory()
         super().__post_init__(**kwargs)
 
+    def _check_mode(self) -> None:
+        """The mode is one of `MODES`; without a fusion, the first of its conditioning."""
+        _choose("conditioning", self.conditioning, tuple(dict.fromkeys(conditioning for conditioning, _ in _modes())))
+        fusions = tuple(fusion for conditioning, fusion in _modes() if conditioning == self.conditioning)
+        self.fusion = fusions[0] if self.fusion is None else self.fusion
+        _choose(f"fusion (with conditioning={self.conditioning!r})", self.fusion, fusions)
+
     def _check(self) -> None:
-        _choose("conditioning", self.conditioning, tuple(FUSIONS))
-        _choose(f"fusion (with conditioning={self.conditioning!r})", self.fusion, FUSIONS[self.conditioning])
         given = self.shapes
         if not any(value is not None for value in given.values()):
             raise ValueError("a captioner needs one of `image_encoder`, `context_encoder` and `encoders`, but has none")
@@ -248,8 +258,8 @@ class CaptionerConfig(PreTrainedConfig):
         Raises:
             ValueError: options that cannot be built, or that do not go together with the conditioning mode.
         """
-        self.memory, mode = dict(self.memory or {}), self.fusion or self.conditioning
-        check_memory(self.memory, self.modalities, mode, one_softmax=mode in ("concatenated", "joint"))
+        self.memory = dict(self.memory or {})
+        check_memory(self.memory, self.modalities, self.fusion or self.conditioning, self.mode.one_softmax)
         self.decoder.memory_attention = {name: attention_options(own) for name, own in self.memory.items()}
 
     def _check_encoders(self) -> None:
@@ -265,6 +275,11 @@ class CaptionerConfig(PreTrainedConfig):
                 )
         if self.max_images < 1:
             raise ValueError(f"`max_images` must be at least 1, but is {self.max_images}")
+
+    @property
+    def mode(self) -> "type[Mode]":
+        """The class of the cross-attention in every block."""
+        return _modes()[self.conditioning, self.fusion]
 
     @property
     def shapes(self) -> dict[str, Any]:

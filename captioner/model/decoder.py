@@ -9,7 +9,6 @@ from transformers import EncoderDecoderCache
 from transformers.masking_utils import create_causal_mask
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from .attention import MODES
 from .configuration import CaptionerConfig, DecoderConfig
 from .layers import activation, norm, residual
 from .memory import Memory
@@ -54,7 +53,7 @@ class DecoderBlock(GradientCheckpointingLayer):
         decoder = config.decoder
         self.self_attention = SelfAttention(decoder, layer)
         self.self_residual = residual(decoder)
-        self.cross_attention = MODES[config.conditioning, config.fusion](decoder, widths, layer)
+        self.cross_attention = config.mode(decoder, widths, layer)
         self.feed_forward = FEED_FORWARDS[decoder.feed_forward](decoder)
         self.feed_residual = residual(decoder)
 

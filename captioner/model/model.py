@@ -14,12 +14,14 @@ from transformers import initialization as init
 from transformers.modeling_outputs import Seq2SeqLMOutput
 
 from ..cpu import wide_products
-from .attention import Gate
 from .configuration import CaptionerConfig
 from .decoder import Decoder
 from .encoders import Encoders
 from .head_loss import head_cross_entropy
 from .memory import Memory, SharedMemoryCache
+from .model_card import replace_generic_card
+from .modes import Gate
+from .switching import switch_conditioning
 
 
 class Captioner(PreTrainedModel, GenerationMixin):
@@ -47,16 +49,6 @@ class Captioner(PreTrainedModel, GenerationMixin):
             for parameter in self.encoder.image.parameters():
                 parameter._is_hf_initialized = True
         self.post_init()
-
-    @classmethod
-    def from_parts(cls, *args: Any, **kwargs: Any) -> "Captioner":
-        """Build a captioner from pretrained parts; see `parts.from_parts` for the arguments and errors.
-
-        `captioner.from_parts` with the same arguments returns the captioner and its processor, as `load` does.
-        """
-        from ..adopt import from_parts
-
-        return from_parts(*args, **kwargs)[0]
 
     def _init_weights(self, module: nn.Module) -> None:
         """Initialise what is ours; timm and transformers parts have initialised themselves."""
@@ -194,20 +186,10 @@ class Captioner(PreTrainedModel, GenerationMixin):
 
     def switch_conditioning(self, conditioning: str, fusion: str | None = None) -> None:
         """Change the conditioning mode in place and keep what was learnt; see `switching.switch_conditioning`."""
-        from ..adopt import switch_conditioning
-
         switch_conditioning(self, conditioning, fusion)
-
-    def add_modality(self, name: str, encoder: Any, processor: Any = None, tokenizer: Any = None) -> None:
-        """Let this captioner attend to another modality, its outputs as before; see `switching.add_modality`."""
-        from ..adopt import add_modality
-
-        add_modality(self, name, encoder, processor, tokenizer)
 
     def _upload_modified_files(self, working_dir: Any, *args: Any, **kwargs: Any) -> Any:
         """Upload what `push_to_hub` has written, with a card of ours where the repository has none."""
-        from .model_card import replace_generic_card
-
         replace_generic_card(working_dir, self.config)
         return super()._upload_modified_files(working_dir, *args, **kwargs)
 

@@ -33,11 +33,10 @@ CSS = """
 .maps figure:hover { z-index: 2; }
 .maps figure:hover .map { transform: scale(2.2); box-shadow: 0 2px 14px #0009; }
 """
-BARS = {  # fusion → what the bars compare
-    None: "one softmax over image and context: a bar is cut by its mass",
-    "joint": "one softmax over image and context: a bar is cut by its mass",
+BARS = {  # one softmax over all modalities? → what the bars compare
+    True: "one softmax over image and context: a bar is cut by its mass",
+    False: "an attention for each modality: a bar compares what each adds to the stream",
 }
-BARS_BY_NORM = "an attention for each modality: a bar compares what each adds to the stream"
 
 
 def explained(step: Callable[..., Iterator[Any]]) -> Callable[..., Iterator[Any]]:
@@ -176,9 +175,7 @@ def _view(studio: Studio) -> list[gr.components.Component]:
     config = studio.model.config
     layers = [MEAN, *(str(i + 1) for i in range(config.decoder.num_layers))]
     with gr.Row():
-        method = gr.Radio(
-            list(METHODS), value="attention", label="Weights by", info=BARS.get(config.fusion, BARS_BY_NORM)
-        )
+        method = gr.Radio(list(METHODS), value="attention", label="Weights by", info=BARS[config.mode.one_softmax])
         layer = gr.Dropdown(layers, value=MEAN, label="Layer of the attention")
     return [method, layer]
 

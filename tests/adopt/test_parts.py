@@ -14,7 +14,7 @@ from transformers import (
     T5Config,
 )
 
-from captioner import Captioner, from_parts
+from captioner import from_parts
 from captioner.adopt import PartsError, assemble, load, train_tokenizer
 from captioner.adopt.pretrained import fill
 from captioner.base import DataSettings, ModelSettings
@@ -86,14 +86,6 @@ def test_every_mode_reads_through_heads_of_any_width(conditioning, fusion, tmp_p
     with torch.no_grad():
         seen, other = (captioner(pixel_values=pixels, **inputs).logits for pixels in (photos(), -photos()))
     assert (seen - other).abs().amax(dim=(1, 2)).min() > 1e-3
-
-
-def test_the_classmethod_gives_the_captioner_alone(tmp_path):
-    language_model(tmp_path, "llama")
-    captioner = Captioner.from_parts(VIT, decoder=str(tmp_path), conditioning="separate", fusion="gated")
-    both, processor = from_parts(VIT, decoder=str(tmp_path), conditioning="separate", fusion="gated")
-    ids = captions(processor)
-    assert torch.equal(captioner.decode(ids, None).logits, both.decode(ids, None).logits)
 
 
 def test_the_settings_of_a_run_name_parts_too(tmp_path):

@@ -95,9 +95,9 @@ def test_the_weights_of_an_adopted_captioner_are_those_that_transformers_reports
     with torch.no_grad():
         theirs = adopted.theirs(pixel_values=adopted.pixels, decoder_input_ids=ids, output_attentions=True)
         seen = record(adopted.ours, ids, adopted.ours.encode(adopted.pixels))
-    for mine, crossing in zip(seen.crossing, theirs.cross_attentions, strict=True):
+    for mine, crossing in zip(seen.cross_attention, theirs.cross_attentions, strict=True):
         torch.testing.assert_close(mine["image"], crossing, atol=1e-5, rtol=1e-4)
-    for mine, among in zip(seen.among, theirs.decoder_attentions, strict=True):
+    for mine, among in zip(seen.self_attention, theirs.decoder_attentions, strict=True):
         torch.testing.assert_close(mine, among, atol=1e-5, rtol=1e-4)
 
 
@@ -171,7 +171,7 @@ def test_a_words_row_is_the_mean_of_its_tokens_and_its_probability_their_product
         seen = record(model, batch["decoder_input_ids"], memory)
     first, last = found.words[0].tokens[0], found.words[0].tokens[-1] + 1
     assert last - first > 1
-    rows = torch.stack([own["image"][0] for own in seen.crossing])[:, :, first:last]
+    rows = torch.stack([own["image"][0] for own in seen.cross_attention])[:, :, first:last]
     torch.testing.assert_close(found.attention["image"][:, :, 0], rows.mean(2))
     chosen = seen.logits.log_softmax(-1)[0].gather(-1, batch["labels"][0, :, None])[first:last].sum()
     torch.testing.assert_close(found.log_probability[0], chosen)

@@ -4,9 +4,8 @@ import pytest
 import torch
 from conftest import MODES_AND_NORMS, tiny_batch, tiny_captioner
 
-from captioner.explain import recording
-from captioner.explain.recording import READERS, record, rollout
-from captioner.model import MODES
+from captioner.explain.recording import record, rollout
+from captioner.model import MODES, modes
 
 BACKENDS = ("eager", "sdpa", "flex_attention")
 
@@ -23,20 +22,16 @@ def recorded(*mode, samples=3, captions=2, **options):
         return model, memory, ids, record(model, ids, memory)
 
 
-def test_every_mode_has_a_reader():
-    assert set(READERS) == set(MODES.values())
-
-
 @pytest.mark.parametrize(("conditioning", "fusion", "norm"), MODES_AND_NORMS)
 def test_rows_sum_to_one_and_masked_tokens_receive_nothing(conditioning, fusion, norm):
     _, memory, _, seen = recorded(conditioning, fusion, norm_position=norm)
-    for layer in [*seen.crossing, {name: own[:, None] for name, own in rollout(seen).items()}]:
+    for layer in [*seen.cross_attention, {name: own[:, None] for name, own in rollout(seen).items()}]:
         torch.testing.assert_close(total(layer), torch.ones_like(total(layer)))
         for name, weights in layer.items():
             masked = ~memory.masks[name].repeat_interleave(2, dim=0)[:, None, None, :].expand_as(weights)
             assert (weights[masked] == 0).all()
             assert (weights[~masked] > 0).all()
-    for among in seen.among:
+    for among in seen.self_attention:
         torch.testing.assert_close(among.sum(-1), torch.ones(among.shape[:-1]))
         assert (among.triu(1) == 0).all()
 
@@ -59,7 +54,7 @@ def test_rotary_positions_and_grouped_heads_are_recorded_too(backend):
         memory = model.encode(**inputs)
         seen = record(model, ids, memory)
         torch.testing.assert_close(seen.logits, model.decode(ids, memory).logits, atol=1e-5, rtol=1e-5)
-    assert seen.among[0].shape == (6, 2, 5, 5)
+    assert seen.self_attention[0].shape == (6, 2, 5, 5)
 
 
 @pytest.mark.usefixtures("uncompiled_flex")
@@ -72,7 +67,7 @@ def test_every_backend_gives_the_same_weights(mode):
         with torch.no_grad():
             found.append(record(model, ids, memory))
     for other in found[1:]:
-        for one, another in zip(found[0].crossing, other.crossing, strict=True):
+        for one, another in zip(found[0].cross_attention, other.cross_attention, strict=True):
             for name in one:
                 torch.testing.assert_close(one[name], another[name])
 
@@ -83,7 +78,7 @@ def test_the_share_of_an_absent_modality_is_zero(mode, gone):
     model, memory, ids, _ = recorded(*mode)
     with torch.no_grad():
         seen = record(model, ids, memory.without(gone))
-    for layer in seen.crossing:
+    for layer in seen.cross_attention:
         assert (layer[gone] == 0).all()
         torch.testing.assert_close(total(layer), torch.ones_like(total(layer)))
 
@@ -93,7 +88,7 @@ def test_with_nothing_to_attend_to_rows_are_zero(mode):
     model, memory, ids, _ = recorded(*mode)
     with torch.no_grad():
         seen = record(model, ids, memory.without("image").without("context"))
-    for rows in [*map(total, seen.crossing), total(rollout(seen))]:
+    for rows in [*map(total, seen.cross_attention), total(rollout(seen))]:
         assert (rows == 0).all()
 
 
@@ -103,7 +98,7 @@ def test_a_captioner_that_only_looks_gives_all_to_the_image(mode):
     inputs, ids = tiny_batch(2)
     with torch.no_grad():
         seen = record(model, ids, model.encode(inputs["pixel_values"]))
-    for layer in seen.crossing:
+    for layer in seen.cross_attention:
         assert list(layer) == ["image"]
         torch.testing.assert_close(total(layer), torch.ones_like(total(layer)))
 
@@ -123,20 +118,20 @@ def test_the_share_is_the_norm_of_what_a_modality_adds_to_the_stream(fusion, ung
         read = mode(x if fusion == "parallel" else x + looked, memory.without("image"))
         read = read - (x if fusion == "parallel" else x + looked)
     share = looked.norm(dim=-1) / (looked.norm(dim=-1) + read.norm(dim=-1))
-    measured = seen.crossing[0]["image"].sum(-1)  # (N, H, T), the same in every head
+    measured = seen.cross_attention[0]["image"].sum(-1)  # (N, H, T), the same in every head
     torch.testing.assert_close(measured, share[:, None].expand_as(measured), atol=1e-5, rtol=1e-5)
 
 
 def test_hierarchical_contributions_add_up_to_what_the_second_attention_adds(monkeypatch):
-    model, calls, scale = tiny_captioner("separate", "hierarchical"), [], recording._by_norm
-    monkeypatch.setattr(recording, "_by_norm", lambda *given: calls.append(given) or scale(*given))
+    model, calls, scale = tiny_captioner("separate", "hierarchical"), [], modes.by_norm
+    monkeypatch.setattr(modes, "by_norm", lambda *given: calls.append(given) or scale(*given))
     inputs, ids = tiny_batch(3, 2)
     with torch.no_grad():
         record(model, ids, model.encode(**inputs))
-    for mode, seen, added in calls:
-        above = mode.over_modalities
-        whole = sum(added.values()) + above.output.bias
-        torch.testing.assert_close(whole, seen.outputs[above].reshape(whole.shape))
+    for block, (seen, _, added) in zip(model.decoder.blocks, calls, strict=True):
+        second = block.cross_attention.over_modalities
+        whole = sum(added.values()) + second.output.bias
+        torch.testing.assert_close(whole, seen.outputs[second].reshape(whole.shape))
     assert len(calls) == 2
 
 
@@ -150,7 +145,7 @@ def test_joint_with_tied_projections_attends_as_concatenated_does():
     inputs, ids = tiny_batch()
     with torch.no_grad():
         pair = [record(model, ids, model.encode(**inputs)) for model in (one, other)]
-    for mine, own in zip(*(seen.crossing for seen in pair), strict=True):
+    for mine, own in zip(*(seen.cross_attention for seen in pair), strict=True):
         for name in own:
             torch.testing.assert_close(mine[name], own[name])
 
@@ -161,7 +156,7 @@ def test_rollout_is_the_product_of_the_layers_matrices(mode):
     _, _, ids, seen = recorded(*mode, captions=1)
     tokens = ids.shape[1]
     flow = None
-    for among, crossing in zip(seen.among, seen.crossing, strict=True):
+    for among, crossing in zip(seen.self_attention, seen.cross_attention, strict=True):
         memory = torch.cat(list(crossing.values()), dim=-1).mean(dim=1)
         size = tokens + memory.shape[-1]
         inward, outward = torch.eye(size).repeat(2, len(ids), 1, 1)

@@ -255,6 +255,30 @@ def test_the_memory_is_projected_once_and_cached_with_one_row_per_image(conditio
     assert all(entry.keys.shape[0] == 2 for entry in cache.cross_attention_cache.layers)
 
 
+class Turned(torch.nn.Module):
+    """Stands around a linear map, as an adapter does, and turns its results."""
+
+    def __init__(self, linear):
+        super().__init__()
+        self.linear, self.weight, self.bias = linear, linear.weight, linear.bias
+
+    def forward(self, x):
+        return self.linear(x).roll(1, dims=-1)
+
+
+@every_mode
+@pytest.mark.parametrize("projection", ["query", "key", "value", "output"])
+def test_what_stands_around_a_projection_is_heard(conditioning, fusion, norm, projection):
+    mode, seen, x = layer(conditioning, fusion, norm), memory((3, 4), (2, 3)), stream(4)
+    before = mode(x, seen)
+    attentions = [mode.attention] if conditioning == "concatenated" else mode.attentions.values()
+    for attention in attentions:
+        setattr(attention, projection, Turned(getattr(attention, projection)))
+        after = mode(x, seen)
+        assert (after - before).abs().amax(dim=(1, 2)).min() > 1e-3
+        before = after
+
+
 @every_norm
 def test_joint_with_tied_projections_is_concatenated(norm):
     flat, joint = layer("concatenated", None, norm), layer("separate", "joint", norm)

@@ -27,8 +27,8 @@ def tensors(samples=3, heads=2, queries=4, tokens=11, width=4, seed=0):
 
 
 def attend(kind, query, keys, values, mask):
-    held = kind.hold(kind.features(keys), values, mask)
-    return kind.attend(kind.features(query), held, mask, dense)
+    key_value = kind.key_value(kind.features(keys), values, mask)
+    return kind.attend(kind.features(query), key_value, mask, dense)
 
 
 def test_every_kind_of_the_options_is_built():
@@ -46,7 +46,7 @@ sizes = st.integers(1, 4)
     kind=st.one_of(st.just(Softmax(0.5)), st.just(Linear(0.5)), st.builds(TopK, st.just(0.5), sizes, sizes)),
     seed=st.integers(0, 1000),
 )
-def test_what_is_held_gives_what_whole_rows_of_weights_give(shape, kind, seed):
+def test_what_is_kept_gives_what_whole_rows_of_weights_give(shape, kind, seed):
     *given, mask = tensors(**shape, seed=seed)
     query, keys, values = (x.double() for x in given)
     weights = kind.weights(kind.features(query), kind.features(keys), mask)
@@ -96,8 +96,8 @@ def test_linear_attention_is_its_definition_token_by_token():
 @pytest.mark.parametrize("tokens", [5, 50])
 def test_linear_attention_holds_the_same_however_long_the_memory_is(tokens):
     _, keys, values, mask = tensors(tokens=tokens)
-    held = Linear(0.5).hold(Linear(0.5).features(keys), values, mask)
-    assert [part.shape for part in held] == [(3, 2, 8, 4), (3, 2, 8, 1)]
+    kept = Linear(0.5).key_value(Linear(0.5).features(keys), values, mask)
+    assert [part.shape for part in kept] == [(3, 2, 8, 4), (3, 2, 8, 1)]
 
 
 @every_kind

@@ -216,7 +216,7 @@ def test_recorded_rows_sum_to_one_and_recording_changes_no_logit(mode, memory):
         seen = model.encode(**inputs)
         recorded = record(model, ids, seen)
         torch.testing.assert_close(recorded.logits, model.decode(ids, seen).logits, atol=1e-5, rtol=1e-5)
-    for layer in recorded.crossing:
+    for layer in recorded.cross_attention:
         total = sum(weights.sum(-1) for weights in layer.values())
         torch.testing.assert_close(total, torch.ones_like(total))
         for name, weights in layer.items():

@@ -12,7 +12,7 @@ from safetensors.numpy import save_file
 from transformers import AutoConfig, Wav2Vec2FeatureExtractor, WhisperFeatureExtractor
 
 from captioner import caption
-from captioner.adopt import from_parts
+from captioner.adopt import add_modality, from_parts
 from captioner.adopt.vocabulary import train_tokenizer
 from captioner.base import DataSettings, GenerationSettings, SettingsError
 from captioner.data import CaptionDataset, Collator, DataError, load_split
@@ -195,7 +195,7 @@ def test_adding_a_modality_changes_no_output(norm, processor):
     inputs, ids = tiny_batch()
     ids = ids.clamp(max=len(processor.tokenizer) - 1)
     before = model(**inputs, decoder_input_ids=ids).logits
-    model.add_modality("regions", dict(REGIONS), own)
+    add_modality(model, "regions", dict(REGIONS), own)
     given = {name: value for name, value in further().items() if name.startswith("regions")}
     torch.testing.assert_close(model(**inputs, **given, decoder_input_ids=ids).logits, before, rtol=1e-4, atol=1e-5)
     assert own.further == {"regions": ModalityInput(6, 5)}

@@ -1,19 +1,24 @@
-"""Change how a trained captioner is conditioned, and on what, without losing what it has learnt.
+"""One modality more for a trained captioner: its encoder, and what the processor must know to feed it.
 
-How one mode's layers become another's is said in `branches.py`. The parameters of the cross-attention are new objects
-afterwards, so an optimiser made before is of no use.
+How the mode changes is in `model/switching.py`. The parameters of the cross-attention are new objects afterwards, so an
+optimiser made before is of no use.
 """
 
-import warnings
 from copy import copy
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
 
-from ..base import one_line
-from ..model import MODES, CaptionerConfig, ImageSettings
-from .branches import take_over
+from ..model import (
+    Captioner,
+    CaptionerConfig,
+    CaptionerProcessor,
+    ImageSettings,
+    SwitchError,
+    changed_config,
+    rebuild_cross_attention,
+)
 from .parts import (
     Parts,
     context_configuration,
@@ -24,51 +29,14 @@ from .parts import (
 )
 from .pretrained import load_part
 
-if TYPE_CHECKING:
-    from ..model import Captioner, CaptionerProcessor
-
-    Encoder = PreTrainedConfig | dict[str, Any] | str
-
-
-class SwitchError(ValueError):
-    """A change that a captioner cannot make; the message says which it can."""
-
-
-def switch_conditioning(model: "Captioner", conditioning: str, fusion: str | None = None) -> None:
-    """Change the conditioning mode in place; what each modality's attention and norm have learnt goes along.
-
-    Outputs stay as they are from concatenated to joint, back while the modalities are still tied, between serial and
-    gated, and wherever there is one modality. In post-norm blocks, gated leaves trained modalities without a gate:
-    gated branches have their norm first, so there, switching from open gates to another mode changes outputs.
-
-    Args:
-        conditioning, fusion: as in `CaptionerConfig`.
-
-    Warns:
-        UserWarning: outputs change, and why.
-
-    Raises:
-        SwitchError: an unknown mode.
-    """
-    config = model.config
-    asked = _changed(config, conditioning=conditioning, fusion=fusion)
-    if (asked.conditioning, asked.fusion) == (config.conditioning, config.fusion):
-        return
-    config.conditioning, config.fusion = asked.conditioning, asked.fusion
-    stay_ungated = config.fusion == "gated" and config.decoder.norm_position == "post"
-    config.decoder.ungated_modalities = config.modalities if stay_ungated else []
-    losses = _rebuild(model)
-    if losses:
-        to = config.fusion or config.conditioning
-        why = "; ".join(dict.fromkeys(losses))
-        warnings.warn(f"outputs change with the switch to {to}, train before use: {why}", stacklevel=3)
+Encoder = PreTrainedConfig | dict[str, Any] | str
 
 
 def add_modality(
-    model: "Captioner",
+    model: Captioner,
     name: str,
-    encoder: "Encoder",
-    processor: "CaptionerProcessor | None" = None,
+    encoder: Encoder,
+    processor: CaptionerProcessor | None = None,
     tokenizer: PreTrainedTokenizerBase | None = None,
 ) -> None:
     """Let a captioner of one modality attend to another through closed gates, so that no output changes at first.
@@ -94,31 +62,22 @@ def add_modality(
     if name == "image" and isinstance(encoder, str):
         encoder = timm_encoder(encoder)
     shape, inputs = NEWCOMERS.get(name, partial(_new_further, name))(encoder, tokenizer, config, processor)
-    changed = _changed(config, **_as_option(name, shape, config), conditioning="separate", fusion="gated")
+    asked = changed_config(config, **_as_option(name, shape, config), conditioning="separate", fusion="gated")
     if processor is not None:
-        _check(processor, inputs, changed)
+        _check(processor, inputs, asked)
     donor = _donor(name, encoder, shape, model)
-    if config.fusion != "gated":
-        config.decoder.ungated_modalities = config.modalities
-    config.conditioning, config.fusion = changed.conditioning, changed.fusion
+    config.decoder.ungated_modalities = config.mode.ungated(config)
+    config.conditioning, config.fusion = asked.conditioning, asked.fusion
     for option, value in _as_option(name, donor.config.shapes[name], config).items():
         setattr(config, option, value)
-    config.modality_order = changed.modality_order
+    config.modality_order = asked.modality_order
     _move_in(model, donor, name)
-    _rebuild(model)
+    rebuild_cross_attention(model)
     if processor is not None:
         vars(processor).update(inputs)
 
 
-def _changed(config: CaptionerConfig, **changes: Any) -> CaptionerConfig:
-    """A checked copy of the configuration with changes."""
-    try:
-        return CaptionerConfig.from_dict(config.to_dict() | changes)
-    except ValueError as error:
-        raise SwitchError(one_line(error)) from error
-
-
-def _check(processor: "CaptionerProcessor", inputs: dict[str, Any], config: CaptionerConfig) -> None:
+def _check(processor: CaptionerProcessor, inputs: dict[str, Any], config: CaptionerConfig) -> None:
     """Make sure that the processor, once it makes these inputs too, fits the captioner to be."""
     candidate = copy(processor)
     vars(candidate).update(inputs)
@@ -129,10 +88,10 @@ def _check(processor: "CaptionerProcessor", inputs: dict[str, Any], config: Capt
 
 
 def _new_context(
-    encoder: "Encoder",
+    encoder: Encoder,
     tokenizer: PreTrainedTokenizerBase | None,
     config: CaptionerConfig,
-    processor: "CaptionerProcessor | None",
+    processor: CaptionerProcessor | None,
 ) -> tuple[PreTrainedConfig, dict[str, Any]]:
     """The configuration of a context encoder, and what the processor must know to feed it."""
     if isinstance(encoder, str) and tokenizer is None:
@@ -146,10 +105,10 @@ def _new_context(
 
 
 def _new_image(
-    encoder: "Encoder",
+    encoder: Encoder,
     tokenizer: PreTrainedTokenizerBase | None,
     config: CaptionerConfig,
-    processor: "CaptionerProcessor | None",
+    processor: CaptionerProcessor | None,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """The configuration of an image encoder, and what the processor must know to feed it."""
     shape = {key: value for key, value in encoder.items() if key != "pretrained"}
@@ -158,17 +117,17 @@ def _new_image(
 
 def _new_further(
     name: str,
-    encoder: "Encoder",
+    encoder: Encoder,
     tokenizer: PreTrainedTokenizerBase | None,
     config: CaptionerConfig,
-    processor: "CaptionerProcessor | None",
+    processor: CaptionerProcessor | None,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """The shape of a further encoder, and what the processor must know to feed it."""
     shape = modality_shape(encoder)
     if processor is None:
         return shape, {}
-    changed = _changed(config, **_as_option(name, shape, config))
-    return shape, {"further": processor.further | modality_inputs({name: encoder}, changed)}
+    asked = changed_config(config, **_as_option(name, shape, config))
+    return shape, {"further": processor.further | modality_inputs({name: encoder}, asked)}
 
 
 def _as_option(name: str, shape: Any, config: CaptionerConfig | None = None) -> dict[str, Any]:
@@ -181,7 +140,7 @@ def _as_option(name: str, shape: Any, config: CaptionerConfig | None = None) -> 
 NEWCOMERS = {"context": _new_context, "image": _new_image}
 
 
-def _donor(name: str, encoder: "Encoder", shape: Any, model: "Captioner") -> "Captioner":
+def _donor(name: str, encoder: Encoder, shape: Any, model: Captioner) -> Captioner:
     """A captioner of the new modality alone, with its encoder's weights and the projection to the memory's width."""
     decoder = {"vocab_size": 1, "max_positions": 1, "num_layers": 0, "num_heads": 1}
     decoder |= {key: getattr(model.config.decoder, key) for key in ("hidden_size", "initializer_range")}
@@ -193,7 +152,7 @@ def _donor(name: str, encoder: "Encoder", shape: Any, model: "Captioner") -> "Ca
     return donor.to(model.device, model.dtype).train(model.training)
 
 
-def _move_in(model: "Captioner", donor: "Captioner", name: str) -> None:
+def _move_in(model: Captioner, donor: Captioner, name: str) -> None:
     """Move the donor's encoder to the model, with what transformers keeps about a model's parts."""
     ours, theirs = model.encoder, donor.encoder
     parent, _, child = ours.path(name).rpartition(".")
@@ -204,16 +163,3 @@ def _move_in(model: "Captioner", donor: "Captioner", name: str) -> None:
     ours.all_tied_weights_keys |= theirs.all_tied_weights_keys
     model.all_tied_weights_keys |= {f"encoder.{k}": f"encoder.{v}" for k, v in theirs.all_tied_weights_keys.items()}
     model._no_split_modules |= donor._no_split_modules
-
-
-def _rebuild(model: "Captioner") -> list[str]:
-    """Give every block the cross-attention of the configuration, with all it can take over; → what was lost."""
-    config, losses = model.config, []
-    for layer, block in enumerate(model.decoder.blocks):
-        old = block.cross_attention
-        new = MODES[config.conditioning, config.fusion](config.decoder, model.encoder.widths, layer)
-        for part in new.modules():
-            model._init_weights(part)
-        losses += take_over(old, new.to(model.device, model.dtype).train(block.training))
-        block.cross_attention = new
-    return losses
