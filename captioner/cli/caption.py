@@ -56,7 +56,7 @@ def caption(
     chosen: InputGroup,
     context: ContextGroup,
     search: SearchGroup,
-    output: OutputGroup,
+    written: OutputGroup,
     run: RunGroup,
 ) -> None:
     """Caption images, folders, lists, tables and datasets, on every GPU, losing nothing.
@@ -64,20 +64,20 @@ def caption(
     The same command goes on where it was stopped or killed. `accelerate launch -m captioner caption …` uses every GPU.
     """
     paths = paths or []
-    writable(output.output)
+    writable(written.output)
     if run.merge:
-        _merge(paths, output)
+        _merge(paths, written)
         return
     generation = search.generation()
     inputs, read = context.read(paths, chosen)
-    store, sidecars = context.retrieval(), output.sidecars(context.context_ext)
+    store, sidecars = context.retrieval(), written.sidecars(context.context_ext)
     options = CaptioningOptions(
         generation=generation,
         context=read,
         batch_size=run.batch_size,
         workers=run.num_workers,
         seed=search.seed,
-        scores=output.scores,
+        scores=written.scores,
         max_pixels=chosen.max_pixels,
         reads_only=not paths,
         layout=run.layout,
@@ -88,16 +88,16 @@ def caption(
         options=options,
         retrieve=store.retrieve,
         neighbours=None if store.retrieve is None else store.neighbours,
-        prefix=output.prefix,
-        suffix=output.suffix,
+        prefix=written.prefix,
+        suffix=written.suffix,
         sidecars=sidecars,
     )
     start = Start(settings, Processes(run.device))
-    target = Target(output.output, sidecars, output.policy, output.errors, _folder(*paths[:1]))
-    if output.output is None and sidecars is None:
-        _show(inputs, start, output)
+    target = Target(written.output, sidecars, written.policy, written.errors, _folder(*paths[:1]))
+    if written.output is None and sidecars is None:
+        _show(inputs, start, written)
         return
-    _run(Job(inputs, target, settings, run.share(output.output), start.processes.rank, start.processes.count), start)
+    _run(Job(inputs, target, settings, run.share(written.output), start.processes.rank, start.processes.count), start)
 
 
 @dataclass(frozen=True)
@@ -194,34 +194,34 @@ def _sum_up(summary: Summary, speed: str, where: str, target: Target) -> None:
         fail(f"{summary.failed} of {summary.total} images could not be read; the others are captioned{reasons}", code=1)
 
 
-def _show(inputs: Inputs, start: Start, output: OutputGroup) -> None:
+def _show(inputs: Inputs, start: Start, written: OutputGroup) -> None:
     """Print captions as they come, and keep nothing but a list of what failed, if asked to."""
     if start.processes.count > 1:
         fail(f"{start.processes.count} processes need a common `--output` or `--sidecar`", code=2)
     seen, failed = 0, []
     with stopping() as stop:
-        results = dressed(start(len(inputs)).run(inputs, stop), output.prefix, output.suffix)
+        results = dressed(start(len(inputs)).run(inputs, stop), written.prefix, written.suffix)
         for _, record in progress(results, "captioning", len(inputs)):
-            print(encode(record).decode().rstrip("\n") if output.as_json else lines(record), flush=True)
+            print(encode(record).decode().rstrip("\n") if written.as_json else lines(record), flush=True)
             seen += 1
             failed += [record] if "error" in record else []
-    if output.errors is not None:
-        write_records(failed, output.errors)
+    if written.errors is not None:
+        write_records(failed, written.errors)
     if seen < len(inputs):
         raise typer.Exit(STOPPED)
     if failed:
         fail(f"{len(failed)} of {seen} images could not be read; the others are captioned", code=1)
 
 
-def _merge(paths: list[str], output: OutputGroup) -> None:
-    if output.output is None:
+def _merge(paths: list[str], written: OutputGroup) -> None:
+    if written.output is None:
         fail("`--merge` needs `--output`: the file that the shards were given, or a new one", code=2)
-    target = Target(output.output, errors=output.errors)
+    target = Target(written.output, errors=written.errors)
     try:
         summary = merge([Path(path) for path in paths], target, say)
     except WriteError as error:
         fail(str(error), code=1)
-    _sum_up(summary, "", f"written to {output.output}", target)
+    _sum_up(summary, "", f"written to {written.output}", target)
     if summary.missing:
         fail(f"{summary.missing} images are missing; finish the shards, then merge again", code=1)
 

@@ -20,7 +20,7 @@ from .cards import Answer, Card
 from .curves import read_log, series
 from .html import Column, Curve, Page, Row, Training, render
 
-CARDS = 24
+SHOWN_SAMPLES = 24
 SCORE_COLUMNS = {  # of the table, by the name of the score; a task has some of them
     "vqa_accuracy": Column("scores", "VQA accuracy", share=True),
     "bleu_4": Column("scores", "BLEU-4", share=True),
@@ -122,7 +122,10 @@ def report(
 
 
 def _page(subjects: Sequence[Subject], samples: Any) -> Page:
-    shown, scored = min(CARDS, len(samples)), [name for name in SCORE_COLUMNS if name in subjects[0].whole.scores]
+    shown, scored = (
+        min(SHOWN_SAMPLES, len(samples)),
+        [name for name in SCORE_COLUMNS if name in subjects[0].whole.scores],
+    )
     return Page(
         title="captioner evaluation",
         heading=f"{len(samples)} samples, *{len(subjects)} captioner{'s' if len(subjects) > 1 else ''}*",
