@@ -15,7 +15,7 @@ from transformers import AutoConfig
 
 from captioner import load
 from captioner.base import GenerationSettings, Settings
-from captioner.evaluation import evaluate
+from captioner.evaluation import EvaluationOptions, evaluate
 from captioner.model import text_encoder_class
 from captioner.pages import live_settings
 from captioner.scenes import Scenes
@@ -51,7 +51,7 @@ def unseen(name: str) -> str:
     """Exact match on 500 test scenes, among them pairs of colour and shape that no training scene has."""
     model, processor = load(FOLDER / name)
     greedy = GenerationSettings(num_beams=1, max_new_tokens=18)
-    scores = evaluate(model, processor, Scenes("test", [1], 500), greedy, batch_size=100).scores
+    scores = evaluate(model, processor, Scenes("test", [1], 500), greedy, EvaluationOptions(batch_size=100)).scores
     return f"{scores['exact_match']:.1%}"
 
 

@@ -29,7 +29,7 @@ from transformers import GPT2Tokenizer, VisionEncoderDecoderModel, ViTImageProce
 
 from captioner import load
 from captioner.base import GenerationSettings
-from captioner.bulk import Captioning, find_inputs
+from captioner.bulk import Captioning, CaptioningOptions, find_inputs
 from captioner.bulk.inputs import Item
 
 TOKENS, BATCH, DISTINCT = 20, 8, 24
@@ -75,7 +75,8 @@ def captioning(folder: Path, beams: int, workers: int) -> Captioning:
     """What `captioner caption` runs."""
     model, processor = load(str(folder))
     generation = GenerationSettings(num_beams=beams, max_new_tokens=TOKENS)
-    return Captioning(model.to(device()), processor, generation, batch_size=BATCH, workers=workers)
+    options = CaptioningOptions(generation, batch_size=BATCH, workers=workers)
+    return Captioning(model.to(device()), processor, options)
 
 
 def device() -> Any:

@@ -14,7 +14,7 @@ import torch
 
 from captioner import load
 from captioner.base import GenerationSettings, Settings
-from captioner.evaluation import evaluate
+from captioner.evaluation import EvaluationOptions, evaluate
 from captioner.model import MODES
 from captioner.pages import live_settings
 from captioner.scenes import Scenes
@@ -35,7 +35,7 @@ def run(conditioning: str, fusion: str | None, seed: int) -> None:
     train(Settings.model_validate(settings.model_dump() | {"model": model}))
     captioner, processor = load(directory / "last")
     greedy = GenerationSettings(num_beams=1, max_new_tokens=18)
-    scores = evaluate(captioner, processor, Scenes("test", [1], 500), greedy, batch_size=100).scores
+    scores = evaluate(captioner, processor, Scenes("test", [1], 500), greedy, EvaluationOptions(batch_size=100)).scores
     result = {
         "exact": scores["exact_match"],
         "cross": sum(p.numel() for n, p in captioner.named_parameters() if ".cross_attention." in n),

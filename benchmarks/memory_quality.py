@@ -15,7 +15,7 @@ import torch
 
 from captioner import load
 from captioner.base import GenerationSettings, Settings
-from captioner.evaluation import evaluate
+from captioner.evaluation import EvaluationOptions, evaluate
 from captioner.pages import live_settings
 from captioner.scenes import Scenes
 from captioner.training import train
@@ -41,7 +41,7 @@ def run(folder: Path, name: str, seed: int) -> None:
     train(Settings.model_validate(settings.model_dump() | {"model": model}))
     captioner, processor = load(directory / "last")
     greedy = GenerationSettings(num_beams=1, max_new_tokens=18)
-    scores = evaluate(captioner, processor, Scenes("test", [1], 1000), greedy, batch_size=100).scores
+    scores = evaluate(captioner, processor, Scenes("test", [1], 1000), greedy, EvaluationOptions(batch_size=100)).scores
     result = {"exact": scores["exact_match"], "curve": curve(directory)}
     (directory / "result.json").write_text(json.dumps(result))
 

@@ -9,8 +9,8 @@ from collections import defaultdict
 
 from captioner import load
 from captioner.base import GenerationSettings
-from captioner.evaluation import evaluate, exact_match
-from captioner.evaluation.ablation import KINDS
+from captioner.evaluation import EvaluationOptions, evaluate, exact_match
+from captioner.evaluation.ablation import CHANGES
 from captioner.scenes.questions import SceneQuestions
 from captioner.scenes.translations import SceneTranslations
 
@@ -27,12 +27,12 @@ samples = make("test")
 splits = {"as it is": samples} | {
     f"{modality} {kind}": change(samples, modality)
     for modality in model.config.modalities
-    for kind, change in KINDS.items()
+    for kind, change in CHANGES.items()
 }
 for row, split in splits.items():
     greedy = GenerationSettings(num_beams=1, max_new_tokens=15)
     groups = defaultdict(list)
-    for record in evaluate(model, processor, split, greedy, batch_size=100, task=task).records:
+    for record in evaluate(model, processor, split, greedy, EvaluationOptions(batch_size=100, task=task)).records:
         right = exact_match([record["caption"]], [record["captions"]])
         groups["all"].append(right)
         groups[record[key]].append(right)

@@ -5,7 +5,7 @@ Every level, both modes, with both modalities and with each alone; test split an
 
 from captioner import load
 from captioner.base import GenerationSettings
-from captioner.evaluation import evaluate
+from captioner.evaluation import EvaluationOptions, evaluate
 from captioner.scenes import Scenes
 
 CONDITIONS = {"image + context": None, "image only": "context", "context only": "image"}
@@ -19,6 +19,7 @@ for name in ("scenes-concatenated", "scenes-separate"):
             for level in (1, 2, 3):
                 greedy = GenerationSettings(num_beams=1, max_new_tokens=20)
                 scenes = Scenes(split, [level], COUNT)
-                scores = evaluate(model, processor, scenes, greedy, batch_size=100, hidden=hidden).scores
+                options = EvaluationOptions(batch_size=100)
+                scores = evaluate(model, processor, scenes, greedy, options, hidden=hidden).scores
                 cells.append(f"{scores['exact_match']:.1%} | {scores['cider_d']:.2f}")
             print(f"| {name} | {split} | {shown} | {' | '.join(cells)} |", flush=True)

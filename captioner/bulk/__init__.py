@@ -1,6 +1,7 @@
 """Very many images to files of captions, whatever dies meanwhile.
 
-Knows nothing about commands and training.
+Finds images, reads them in workers, captions them in batches, keeps each record at once and publishes all in order.
+Knows nothing about commands, pages and training.
 """
 
 from ..base.lazy import handed_on
@@ -8,12 +9,15 @@ from ..base.lazy import handed_on
 __getattr__, __dir__, __all__ = handed_on(
     __name__,
     {
-        "captioning": "Captioning caption",
+        "captioning": "Captioning",
         "contexts": "Context METADATA_TEMPLATE",
-        "inputs": "Inputs Texts find_inputs find_texts",
+        "inputs": "Inputs TABLE_SUFFIXES Texts find_inputs find_texts",
         "jobs": "Job Summary Target merge",
         "journal": "encode",
-        "outputs": "Sidecars write_records",
+        "library": "caption",
+        "options": "CaptioningOptions JobSettings",
+        "outputs": "write_records",
+        "sidecars": "Sidecars",
         "showing": "dressed lines",
     },
 )

@@ -16,8 +16,8 @@ from typing import Any, Protocol
 
 from ..base import SUFFIXES, one_line, some
 
-LISTS = frozenset((".txt", ".lst", ".list"))
-TABLES = frozenset((".csv", ".tsv", ".jsonl", ".parquet"))
+LIST_SUFFIXES = frozenset((".txt", ".lst", ".list"))
+TABLE_SUFFIXES = frozenset((".csv", ".tsv", ".jsonl", ".parquet"))
 SAVED_DATASET = ("dataset_dict.json", "state.json")
 
 
@@ -172,8 +172,8 @@ def find_inputs(
 
     Args:
         paths: image files; folders, whose images come in name order, hidden ones left out; globs; lists of paths
-            (`LISTS`, a path per line, or NUL between them); tables (`TABLES`); datasets repositories, local or on
-            the Hub.
+            (`LIST_SUFFIXES`, a path per line, or NUL between them); tables (`TABLE_SUFFIXES`); datasets
+            repositories, local or on the Hub.
         recursive: look into the folders of folders too.
         image_column: of tables and repositories; None: a usual name.
         split: of repositories; None: "train".
@@ -204,9 +204,9 @@ def _part(path: str, recursive: bool, image_column: str | None, split: str | Non
     if os.path.isdir(path):
         return _folder(path, recursive, image_column, split)
     if os.path.lexists(path):
-        if suffix in LISTS:
+        if suffix in LIST_SUFFIXES:
             return Files(_read_list(path), os.path.dirname(path))
-        if suffix in TABLES:
+        if suffix in TABLE_SUFFIXES:
             return Table(_read_table(path), image_column, path, os.path.dirname(path))
         return Files([path])
     if glob.has_magic(path):

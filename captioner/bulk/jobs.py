@@ -16,7 +16,9 @@ from typing import Any
 from ..base import explaining, some, write_text
 from .inputs import InputError, Inputs, Item
 from .journal import Journal, Located, Place, Tally, digest
-from .outputs import COLUMNS, OutputError, Sidecars, check_format, read_records, write_records
+from .options import JobSettings
+from .outputs import RECORD_COLUMNS, OutputError, check_records_file, read_records, write_records
+from .sidecars import Sidecars
 
 INPUT_KEYS = ("images", "input", "shards")
 FREE_KEYS = ("captioner", *INPUT_KEYS)
@@ -43,7 +45,7 @@ class Target:
     def __post_init__(self) -> None:
         for option, file in (("--output", self.output), ("--errors", self.errors)):
             if file is not None:
-                check_format(file, option)
+                check_records_file(file, option)
         if self.errors is not None and not self.errors.parent.is_dir():
             raise OutputError(f"`--errors` is in {self.errors.parent}, which is no folder; make it first")
         if self.sidecars is None and self.existing in ("append", "prepend"):
@@ -90,7 +92,7 @@ class Job:
     """The images to caption, where to, and with which settings.
 
     Args:
-        settings: everything that changes captions; kept beside the output.
+        settings: everything that changes its records. They are kept beside the output, with the size of the input.
         shard: i and n of `--shard i/n`, i from 1: every n-th image.
         process: which of the processes that share the work this is.
         processes: how many there are.
@@ -98,7 +100,7 @@ class Job:
 
     inputs: Inputs
     target: Target
-    settings: dict[str, Any]
+    settings: JobSettings
     shard: tuple[int, int] = (1, 1)
     process: int = 0
     processes: int = 1
@@ -108,10 +110,8 @@ class Job:
 
     def __post_init__(self) -> None:
         self.journal = Journal(self.target.journal, self.shard, self.process)
-        names = self.inputs.names
-        self.settings = {
-            **self.settings, "images": len(names), "input": digest(names), "shards": self.shard[1]
-        }  # fmt: skip
+        names, own = self.inputs.names, self.settings.as_json()
+        self.kept = {**own, "images": len(names), "input": digest(names), "shards": self.shard[1]}
 
     def prepare(self) -> None:
         """Look at what is there already; for one process, before any other plans.
@@ -144,7 +144,7 @@ class Job:
         keep = there and existing == "skip" and output.stat().st_size
         if keep and self.target.settings_file.exists():
             self._check_same(json.loads(self.target.settings_file.read_text(encoding="utf-8")), output)
-        self.journal.save_settings(self.settings)
+        self.journal.save_settings(self.kept)
         if keep:
             self.journal.take_over(read_records(output), self.inputs.names)
 
@@ -157,10 +157,10 @@ class Job:
                 raise
             self.journal.clear()
             self._begin()
-        self.journal.save_settings(self.settings)
+        self.journal.save_settings(self.kept)
 
     def _check_same(self, before: dict[str, Any], where: Path) -> None:
-        ours, theirs = ({k: v for k, v in s.items() if k not in FREE_KEYS} for s in (self.settings, before))
+        ours, theirs = ({k: v for k, v in s.items() if k not in FREE_KEYS} for s in (self.kept, before))
         other = [name for name in ours if ours[name] != theirs.get(name)]
         if other:
             changes = ", ".join(f"{name} was {theirs.get(name)!r} and is {ours[name]!r}" for name in other)
@@ -169,10 +169,10 @@ class Job:
                 "`--existing overwrite`"
             )
         shards = self.shard[1], before.get("shards", 1)
-        if max(shards) > 1 and any(before.get(key) != self.settings[key] for key in INPUT_KEYS):
+        if max(shards) > 1 and any(before.get(key) != self.kept[key] for key in INPUT_KEYS):
             raise OutputError(
                 f"{where} was begun for {before.get('shards')} shards of {before.get('images')} images, now there are "
-                f"{self.shard[1]} of {self.settings['images']}, or others; all shards must have the same input"
+                f"{self.shard[1]} of {self.kept['images']}, or others; all shards must have the same input"
             )
 
     def _check_sidecars(self, sidecars: Sidecars) -> None:
@@ -234,7 +234,7 @@ class Job:
         Raises:
             WriteError: one could not be written; the journal stays, and the same command tries again.
         """
-        _publish(self.journal, self.journal.locate(self.inputs.names), self.target, self.settings)
+        _publish(self.journal, self.journal.locate(self.inputs.names), self.target, self.kept)
         self.journal.remove()
 
     def close(self) -> None:
@@ -269,7 +269,7 @@ def _columns(settings: dict[str, Any]) -> list[str]:
         "scores": settings["scores"] and several,
         "context": settings["context_varies"],
     }
-    return [name for name in COLUMNS if has.get(name, True)]
+    return [name for name in RECORD_COLUMNS if has.get(name, True)]
 
 
 def merge(paths: Sequence[Path], target: Target, tell: Callable[[str], None]) -> Summary:

@@ -104,7 +104,7 @@ class Journal:
             self._end = _whole_lines(descriptor)
             os.ftruncate(descriptor, self._end)
             self._descriptor, descriptor = descriptor, None
-            _HELD.add(self._descriptor)
+            _LOCKED.add(self._descriptor)
         except (BlockingIOError, FileNotFoundError) as error:
             raise JournalError(f"another run is writing {self.file}; wait for it, or stop it") from error
         except OSError as error:
@@ -121,7 +121,7 @@ class Journal:
     def close(self) -> None:
         """Let go of this process's file."""
         if self._descriptor is not None:
-            _HELD.discard(self._descriptor)
+            _LOCKED.discard(self._descriptor)
             os.close(self._descriptor)
         self._descriptor = None
 
@@ -292,12 +292,12 @@ def _line(file: BinaryIO, offset: int) -> bytes:
 
 def _let_go() -> None:
     """Forked workers must not keep the lock of a run that was killed."""
-    for descriptor in _HELD:
+    for descriptor in _LOCKED:
         os.close(descriptor)
-    _HELD.clear()
+    _LOCKED.clear()
 
 
-_HELD: set[int] = set()
+_LOCKED: set[int] = set()
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_let_go)
 

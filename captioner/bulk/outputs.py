@@ -1,23 +1,21 @@
-"""Where captions go: JSONL, CSV and Parquet files that appear whole or not at all, and a text file beside each image.
+"""Records of captions in files: JSONL, CSV and Parquet, which appear whole or not at all.
 
 Knows nothing about how captions are made.
 """
 
 import csv
 import json
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from ..base import WriteError, explaining, replacing
+from ..base import explaining, replacing
 from .journal import encode
 
-COLUMNS = ("image", "caption", "captions", "score", "scores", "context", "error")
-LISTS = {"captions": "string", "scores": "double"}
-NUMBERS = ("score",)
+RECORD_COLUMNS = ("image", "caption", "captions", "score", "scores", "context", "error")
+LIST_COLUMNS = {"captions": "string", "scores": "float64"}  # → of what, as pyarrow names it
+NUMBER_COLUMNS = ("score",)
 ROW_GROUP = 10_000
 
 Record = Mapping[str, Any]
@@ -29,7 +27,12 @@ class OutputError(ValueError):
 
 def _write_jsonl(records: Iterable[Record], file: Path, columns: Sequence[str]) -> None:
     with file.open("wb") as handle:
-        handle.writelines(encode({name: record[name] for name in COLUMNS if name in record}) for record in records)
+        handle.writelines(encode(_known(record)) for record in records)
+
+
+def _known(record: Record) -> dict[str, Any]:
+    """A record without what no output has, in the order of its columns."""
+    return {name: record[name] for name in RECORD_COLUMNS if name in record}
 
 
 def _write_csv(records: Iterable[Record], file: Path, columns: Sequence[str]) -> None:
@@ -47,8 +50,8 @@ def _write_parquet(records: Iterable[Record], file: Path, columns: Sequence[str]
     import pyarrow
     from pyarrow.parquet import ParquetWriter
 
-    kinds = {name: pyarrow.list_(getattr(pyarrow, LISTS[name].replace("double", "float64"))()) for name in LISTS}
-    kinds |= dict.fromkeys(NUMBERS, pyarrow.float64())
+    kinds = {name: pyarrow.list_(getattr(pyarrow, kind)()) for name, kind in LIST_COLUMNS.items()}
+    kinds.update(dict.fromkeys(NUMBER_COLUMNS, pyarrow.float64()))
     schema = pyarrow.schema([(name, kinds.get(name, pyarrow.string())) for name in columns])
     records = iter(records)
     with ParquetWriter(file, schema) as writer:
@@ -70,8 +73,9 @@ def _read_jsonl(file: Path) -> Iterator[Record]:
 def _read_csv(file: Path) -> Iterator[Record]:
     with file.open(encoding="utf-8", newline="") as handle:
         for row in csv.DictReader(handle):
-            values = {name: json.loads(value) if name in LISTS and value else value for name, value in row.items()}
-            values |= {name: float(values[name]) for name in NUMBERS if values.get(name)}
+            values: dict[str, Any] = dict(row)
+            values.update({name: json.loads(row[name]) for name in LIST_COLUMNS if row.get(name)})
+            values.update({name: float(row[name]) for name in NUMBER_COLUMNS if row.get(name)})
             yield {name: value for name, value in values.items() if value != "" or name == "caption"}
 
 
@@ -83,36 +87,36 @@ def _read_parquet(file: Path) -> Iterator[Record]:
             yield {name: value for name, value in row.items() if value is not None}
 
 
-WRITERS: dict[str, Callable[[Iterable[Record], Path, Sequence[str]], None]] = {
+RECORD_WRITERS: dict[str, Callable[[Iterable[Record], Path, Sequence[str]], None]] = {
     ".jsonl": _write_jsonl,
     ".csv": _write_csv,
     ".parquet": _write_parquet,
 }
-READERS: dict[str, Callable[[Path], Iterator[Record]]] = {
+RECORD_READERS: dict[str, Callable[[Path], Iterator[Record]]] = {
     ".jsonl": _read_jsonl,
     ".csv": _read_csv,
     ".parquet": _read_parquet,
 }
 
 
-def check_format(output: Path, option: str) -> None:
+def check_records_file(output: Path, option: str) -> None:
     """Refuse a format that is not written.
 
     Raises:
-        OutputError: it is none of `WRITERS`.
+        OutputError: it is none of `RECORD_WRITERS`.
     """
-    if output.suffix.lower() not in WRITERS:
-        raise OutputError(f"`{option}` must end in {', '.join(WRITERS)}, but is {str(output)!r}")
+    if output.suffix.lower() not in RECORD_WRITERS:
+        raise OutputError(f"`{option}` must end in {', '.join(RECORD_WRITERS)}, but is {str(output)!r}")
 
 
-def write_records(records: Iterable[Record], output: Path, columns: Sequence[str] = COLUMNS) -> None:
+def write_records(records: Iterable[Record], output: Path, columns: Sequence[str] = RECORD_COLUMNS) -> None:
     """Write records in the format of the output's suffix; the file is replaced once the new one is whole.
 
     Raises:
         WriteError: disk full, no permission, …; what was there before is still there.
     """
     with explaining(output), replacing(output) as unfinished:
-        WRITERS[output.suffix.lower()](records, unfinished, columns)
+        RECORD_WRITERS[output.suffix.lower()](records, unfinished, columns)
 
 
 def read_records(output: Path) -> Iterator[Record]:
@@ -122,57 +126,10 @@ def read_records(output: Path) -> Iterator[Record]:
         OutputError: it holds something else.
     """
     try:
-        for record in READERS[output.suffix.lower()](output):
+        for record in RECORD_READERS[output.suffix.lower()](output):
             if not isinstance(record, dict) or "image" not in record or not {"caption", "error"} & set(record):
                 raise ValueError("a record must have `image`, and `caption` or `error`")
-            record = {name: record[name] for name in COLUMNS if name in record}
-            yield {k: v for k, v in record.items() if k != "caption"} if "error" in record else record
+            yield {k: v for k, v in _known(record).items() if k != "caption" or "error" not in record}
     except (ValueError, OSError, csv.Error) as error:
         remedy = "name another file, or give `--existing overwrite`"
         raise OutputError(f"{output} is there, but not as captions ({error}); {remedy}") from error
-
-
-JOINED: dict[str, Callable[[str, str], str]] = {
-    "skip": lambda old, new: new,
-    "overwrite": lambda old, new: new,
-    "append": lambda old, new: f"{old}, {new}",
-    "prepend": lambda old, new: f"{new}, {old}",
-    "fail": lambda old, new: new,
-}
-
-
-@dataclass(frozen=True)
-class Sidecars:
-    """Text files beside the images: `photo.txt` for `photo.jpg`, UTF-8, a line per caption, no newline at the end.
-
-    Args:
-        extension: with its dot.
-        existing: what happens to a text that is there: a key of `JOINED`.
-    """
-
-    extension: str
-    existing: str = "skip"
-
-    def path(self, file: str) -> Path:
-        """Where the text of an image file goes."""
-        return Path(os.path.splitext(file)[0] + self.extension)
-
-    def compose(self, path: Path, captions: Sequence[str]) -> str:
-        """What the file shall hold: the captions, and what it holds now where that is to be kept."""
-        text = "\n".join(captions)
-        try:
-            old = path.read_text(encoding="utf-8", errors="surrogateescape").strip()
-        except FileNotFoundError:
-            old = ""
-        except OSError as error:
-            raise WriteError(f"cannot read {path}: {error.strerror}") from error
-        return JOINED[self.existing](old, text) if old else text
-
-    def write(self, path: Path, text: str) -> None:
-        """Put a text in place, whole or not at all.
-
-        Raises:
-            WriteError: it could not be written.
-        """
-        with explaining(path), replacing(path) as unfinished:
-            unfinished.write_text(text, encoding="utf-8", errors="surrogateescape")

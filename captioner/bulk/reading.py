@@ -5,7 +5,6 @@ Knows nothing about captioners.
 
 import math
 import os
-import signal
 import stat
 import warnings
 from collections.abc import Iterator, Mapping
@@ -34,7 +33,7 @@ class Reading:
         item: without its image and columns, which stay in the worker.
         pixels: uint8 (3, H, W), a list of those where there are several images; None where there is no image.
         context: what is known about the image, or None.
-        look: the pixels as the encoder of a caption store takes them, uint8, until captions were retrieved by them.
+        store_pixels: uint8 (3, H, W) for the encoder of a caption store, until captions were retrieved by them.
         further: further modalities by name, as `ModalityInput.read` gives them; absent ones are not there.
         error: why it cannot be read.
     """
@@ -42,7 +41,7 @@ class Reading:
     item: Item
     pixels: Tensor | list[Tensor] | None = None
     context: str | None = None
-    look: Tensor | None = None
+    store_pixels: Tensor | None = None
     further: dict[str, Tensor] = field(default_factory=dict)
     error: str | None = None
 
@@ -55,24 +54,24 @@ class Reader(Dataset):
         settings: size of the pixels; None where no item has an image.
         context: what makes contexts, or None.
         max_pixels: an image with more is refused before it is decoded.
-        look: size of the pixels for a caption store, or None.
+        store_settings: size of the pixels for a caption store, or None.
         further: further modalities, each read from the column of its name.
     """
 
     settings: ImageSettings | None
     context: Context | None = None
     max_pixels: int = MAX_PIXELS
-    look: ImageSettings | None = None
+    store_settings: ImageSettings | None = None
     further: Mapping[str, ModalityInput] = field(default_factory=dict)
 
     def __getitem__(self, item: Item) -> Reading:
         reading = Reading(replace(item, image=None, columns={}))
         try:
             if item.image is not None:
-                images = [self._open(own) for own in _one_by_one(item)]
+                images = [self._open(own) for own in _per_image(item)]
                 fitted = [self.settings.fit(image) for image in images]
                 reading.pixels = fitted if len(fitted) > 1 else fitted[0]
-                reading.look = self.look and self.look.fit(images[0])
+                reading.store_pixels = self.store_settings and self.store_settings.fit(images[0])
             reading.context = self.context(item) if self.context else None
             reading.further = {
                 name: own.read(_located(item, value), name)
@@ -97,7 +96,7 @@ class Reader(Dataset):
 
     def _least(self) -> int:
         """Twice the pixels that are needed, so that resizing still averages over what is there."""
-        sizes = [size for size in (self.settings, self.look) if size is not None]
+        sizes = [size for size in (self.settings, self.store_settings) if size is not None]
         return max(math.ceil(2 * max(size.height, size.width) / size.crop_pct) for size in sizes)
 
 
@@ -106,7 +105,7 @@ def _located(item: Item, value: Any) -> Any:
     return os.path.join(item.folder, value) if isinstance(value, str) else value
 
 
-def _one_by_one(item: Item) -> list[Item]:
+def _per_image(item: Item) -> list[Item]:
     """An item for each of its images."""
     if not isinstance(item.image, list):
         return [item]
@@ -150,9 +149,3 @@ def pixel_limit(most: int) -> Iterator[None]:
             yield
     finally:
         Image.MAX_IMAGE_PIXELS = before
-
-
-def start_worker(worker: int) -> None:
-    """Leave Ctrl-C to the main process, which finishes what is in flight."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -1,6 +1,6 @@
 """Batches of items read ahead in worker processes, in order; an item that kills its worker is one bad image.
 
-Knows how items are dealt to workers; what reading one means is `reading.py`'s affair.
+Knows how items are dealt to workers; what reading one means is the affair of `reading.py`.
 """
 
 import signal
@@ -13,7 +13,7 @@ from dataclasses import replace
 from torch.utils.data import DataLoader
 
 from .inputs import Item
-from .reading import Reader, Reading, start_worker
+from .reading import Reader, Reading
 
 KILLED = "reading it killed the process that did (a broken file, or too little memory)"
 
@@ -38,7 +38,7 @@ def read_ahead(reader: Reader, batches: Iterable[list[Item]], workers: int) -> I
             if workers == 0 or not handed:
                 raise
         for batch in handed:
-            yield list(_one_by_one(reader, batch))
+            yield list(_one_per_batch(reader, batch))
 
 
 def _noting(batches: Iterator[list[Item]], handed: deque[list[Item]]) -> Iterator[list[Item]]:
@@ -56,10 +56,16 @@ def _load(
         num_workers=workers,
         prefetch_factor=ahead,
         collate_fn=list,
-        worker_init_fn=start_worker,
+        worker_init_fn=_start,
     )
     with _deaths_wait():
         return iter(loader)
+
+
+def _start(worker: int) -> None:
+    """Leave Ctrl-C to the main process, which finishes what is in flight."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 @contextmanager
@@ -72,7 +78,7 @@ def _deaths_wait() -> Iterator[None]:
         signal.signal(signal.SIGCHLD, before)
 
 
-def _one_by_one(reader: Reader, items: list[Item]) -> Iterator[Reading]:
+def _one_per_batch(reader: Reader, items: list[Item]) -> Iterator[Reading]:
     """One item at a time in one worker, so that a death says whose it was."""
     left = deque(items)
     while left:

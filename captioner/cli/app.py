@@ -5,7 +5,8 @@ from typing import Annotated
 import typer
 
 from ..base import say
-from .terminal import ModelOption, fail, quiet, teaching
+from .options import ModelOption
+from .terminal import fail, quiet, teaching
 
 
 @teaching

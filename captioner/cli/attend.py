@@ -1,12 +1,14 @@
 """`captioner attend`: caption one image, then draw what each word looked at and read."""
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ..base import console, say
-from .terminal import BeamsOption, ModelOption, fail, quiet, teaching, writable
+from .options import ModelOption, grouped
+from .terminal import fail, quiet, teaching, writable
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -16,8 +18,19 @@ if TYPE_CHECKING:
 VERBS = {"image": "looked", "context": "read"}
 
 
+@dataclass(frozen=True)
+class WeightsGroup:
+    """Which weights are drawn."""
+
+    method: Annotated[str, typer.Option(help="attention, rollout or saliency (by gradients).")] = "attention"
+    layer: Annotated[int | None, typer.Option(help="One layer of the attention; default: their mean.")] = None
+    head: Annotated[int | None, typer.Option(help="One head of the attention; default: their mean.")] = None
+
+
 @teaching
+@grouped
 def attend(
+    *,
     model: ModelOption,
     image: Annotated[str | None, typer.Argument(metavar="[IMAGE]", help="The photo.")] = None,
     context: Annotated[str | None, typer.Option(help="Text to read beside the image.")] = None,
@@ -29,10 +42,8 @@ def attend(
     output: Annotated[Path, typer.Option("--output", "-o", help="The picture: .png, .svg, .pdf, …")] = Path(
         "attend.png"
     ),
-    method: Annotated[str, typer.Option(help="attention, rollout or saliency (by gradients).")] = "attention",
-    layer: Annotated[int | None, typer.Option(help="One layer of the attention; default: their mean.")] = None,
-    head: Annotated[int | None, typer.Option(help="One head of the attention; default: their mean.")] = None,
-    beams: BeamsOption = 3,
+    weights: WeightsGroup,
+    beams: Annotated[int, typer.Option("--beams", "--num-beams", min=1, help="Beams of the search; 1 is greedy.")] = 3,
     max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", "--max-length", min=1)] = 30,
 ) -> None:
     """Draw what each word of a caption looked at and read."""
@@ -50,9 +61,8 @@ def attend(
 
     quiet()
     seen = look(*load(model), image, context, caption, files, num_beams=beams, max_new_tokens=max_new_tokens)
-    choice = {"method": method, "layer": layer, "head": head}
-    picture(seen.found, seen.photo, **choice).savefig(output, dpi=120)
-    console.print(_table(seen.found, choice))
+    picture(seen.found, seen.photo, **vars(weights)).savefig(output, dpi=120)
+    console.print(_table(seen.found, weights))
     say(f"the picture: {output}")
 
 
@@ -64,15 +74,16 @@ def _named(given: str) -> tuple[str, str]:
     return name, file
 
 
-def _table(found: "Attribution", choice: dict[str, Any]) -> "Table":
+def _table(found: "Attribution", weights: WeightsGroup) -> "Table":
     """A line per word: its shares, its probability, and that probability without each modality."""
     from rich.table import Table
 
     table = Table("word")
-    shares = found.shares(**choice)
+    shares = found.shares(**vars(weights))
     columns = {VERBS.get(name, name): own for name, own in shares.items()}
     columns["probability"] = found.log_probability.exp()
-    columns |= {f"without {name}": own.exp() for name, own in found.without.items() if len(found.without) > 1}
+    if len(found.without) > 1:
+        columns.update({f"without {name}": own.exp() for name, own in found.without.items()})
     for name in columns:
         table.add_column(name, justify="right")
     for i, word in enumerate(found.words):

@@ -1,18 +1,50 @@
 """`captioner index`: what its options mean; looking is done in `store_encoder.py`, writing in `caption_store.py`."""
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..base import Settings, load_settings, progress, say
-from .terminal import BatchOption, WorkersOption, fail, quiet, teaching
+from ..base import Processes, Settings, load_settings, progress, say
+from ..bulk import TABLE_SUFFIXES
+from .options import LoadingGroup, grouped
+from .terminal import fail, quiet, teaching
 
-TABLES = (".csv", ".tsv", ".jsonl", ".parquet")
+if TYPE_CHECKING:
+    from ..retrieval import StoreEncoder
+
+
+@dataclass(frozen=True)
+class EncoderGroup:
+    """What looks at the images."""
+
+    model: Annotated[str | None, typer.Option("--model", "-m", help="The captioner whose image encoder looks.")] = None
+    encoder: Annotated[str | None, typer.Option(help="A timm model that looks instead.")] = None
+    weights: Annotated[str | None, typer.Option(help="A local file with its weights; default: the Hub.")] = None
+
+    def check(self) -> None:
+        """Refuse none, and two."""
+        if (self.model is None) == (self.encoder is None):
+            fail("give what looks at the images: a captioner with `--model`, or a timm model with `--encoder`", code=2)
+
+    def load(self, device: str | None) -> "StoreEncoder":
+        """The encoder, on its device."""
+        from ..adopt import load
+        from ..retrieval import StoreEncoder
+
+        if self.encoder is None:
+            made = StoreEncoder.of_captioner(*load(self.model))
+        else:
+            made = StoreEncoder.of_timm(self.encoder, self.weights or True)
+        made.encoder.to(Processes(device).device)
+        return made
 
 
 @teaching
+@grouped
 def index(
+    *,
     dataset: Annotated[
         str,
         typer.Argument(help="A YAML config with `data`, or the path of a dataset: a table, a folder, a repository."),
@@ -21,21 +53,17 @@ def index(
     overrides: Annotated[
         list[str] | None, typer.Argument(metavar="[KEY=VALUE]…", help="Settings, such as data.source=coco.")
     ] = None,
-    model: Annotated[str | None, typer.Option("--model", "-m", help="The captioner whose image encoder looks.")] = None,
-    encoder: Annotated[str | None, typer.Option(help="A timm model that looks instead.")] = None,
-    weights: Annotated[str | None, typer.Option(help="A local file with its weights; default: the Hub.")] = None,
+    looking: EncoderGroup,
     split: Annotated[str | None, typer.Option(help="Which split; default: `data.train_split`.")] = None,
     kind: Annotated[
         str | None, typer.Option("--index", help="As FAISS names it: SQfp16, IVF4096,SQfp16, …; default: by size.")
     ] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda:1, …; default: what there is.")] = None,
-    batch_size: BatchOption = 64,
-    num_workers: WorkersOption = 2,
+    loading: LoadingGroup,
 ) -> None:
     """Build a caption store, whose captions `--retrieve` then makes the context of images that look alike."""
     settings = _settings(dataset, overrides or [])
-    if (model is None) == (encoder is None):
-        fail("give what looks at the images: a captioner with `--model`, or a timm model with `--encoder`", code=2)
+    looking.check()
     if output.exists() and (not output.is_dir() or any(output.iterdir())) and not (output / "store.json").exists():
         fail(f"`--output` {output} is there already and no caption store; name a new directory", code=2)
     quiet()
@@ -43,12 +71,12 @@ def index(
     from ..retrieval import CaptionStore, import_faiss, write_store
 
     import_faiss()
-    looking = _encoder(model, encoder, weights, device)
+    encoder = looking.load(device)
     samples = load_split(settings.data, split or settings.data.train_split)
-    batches = looking.encode(samples, range(len(samples)), batch_size, num_workers)
-    shown = progress(batches, "looking", -(-len(samples) // batch_size))
+    batches = encoder.encode(samples, range(len(samples)), loading.batch_size, loading.num_workers)
+    shown = progress(batches, "looking", -(-len(samples) // loading.batch_size))
     made = ((features, [s["id"] for s in own], [s["captions"] for s in own]) for features, own in shown)
-    write_store(output, made, looking.save, kind)
+    write_store(output, made, encoder.save, kind)
     facts = CaptionStore(output).facts
     say(f"{output}: {facts['captions']} captions of {facts['images']} images")
 
@@ -57,15 +85,5 @@ def _settings(dataset: str, overrides: list[str]) -> Settings:
     """A config says what its data are; of a path its ending does."""
     if dataset.endswith((".yaml", ".yml")):
         return load_settings(dataset, overrides)
-    source = "table" if dataset.lower().endswith(TABLES) else "datasets"
+    source = "table" if dataset.lower().endswith(tuple(TABLE_SUFFIXES)) else "datasets"
     return load_settings(None, [f"data.source={source}", f"data.path={dataset}", *overrides])
-
-
-def _encoder(model: str | None, name: str | None, weights: str | None, device: str | None) -> Any:
-    from ..adopt import load
-    from ..base import Processes
-    from ..retrieval import StoreEncoder
-
-    made = StoreEncoder.of_captioner(*load(model)) if name is None else StoreEncoder.of_timm(name, weights or True)
-    made.encoder.to(Processes(device).device)
-    return made

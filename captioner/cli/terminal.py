@@ -1,4 +1,4 @@
-"""What every command shares: options, one-line errors with their exit codes, files to write. Knows no command.
+"""What every command shares: one-line errors with their exit codes, and files to write. Knows no command.
 
 Exit codes: 0 done, 1 the work failed in part or whole, 2 the command was used wrongly.
 """
@@ -9,23 +9,12 @@ from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import Annotated, Any, NoReturn
+from typing import Any, NoReturn
 
 import typer
 from rich.markup import escape
 
 from ..base import WriteError, errors, leave, replacing
-
-ModelOption = Annotated[str, typer.Option("--model", "-m", help="A shipped name, a directory or a Hub repository.")]
-BeamsOption = Annotated[int, typer.Option("--beams", "--num-beams", min=1, help="Beams of the search; 1 is greedy.")]
-BatchOption = Annotated[int, typer.Option("--batch-size", min=1, help="Images at a time.")]
-WorkersOption = Annotated[int, typer.Option("--num-workers", min=0, help="Processes that decode images.")]
-RetrieveOption = Annotated[
-    str | None,
-    typer.Option("--retrieve", help="A caption store: captions of images that look alike follow each context."),
-]
-NeighboursOption = Annotated[int | None, typer.Option(min=1, help="Images that captions come from; default: 4.")]
-OutputOption = Annotated[Path | None, typer.Option("--output", "-o", help="JSONL file; without it, the terminal.")]
 
 
 def teaching(command: Callable) -> Callable:
@@ -60,12 +49,6 @@ def fail(message: str, code: int) -> NoReturn:
     """Say what went wrong in one line and leave."""
     errors.print(f"[bold red]error:[/] {escape(message)}", highlight=False, soft_wrap=True)
     raise typer.Exit(code)
-
-
-def retrieval(store: str | None, neighbours: int | None) -> list[str]:
-    """`--retrieve` and `--neighbours` as settings."""
-    given = {"retrieve": store, "neighbours": neighbours}
-    return [f"data.{name}={value}" for name, value in given.items() if value is not None]
 
 
 def quiet() -> None:

@@ -10,7 +10,8 @@ __getattr__, __dir__, __all__ = handed_on(
     {
         "ablation": "ablate",
         "borrowed_metrics": "BorrowedMetrics",
-        "evaluation": "Evaluation evaluate exact_match score_records search_options",
+        "evaluation": "Evaluation EvaluationOptions evaluate",
+        "record_scores": "exact_match score_records",
         "scoring": "score_files",
     },
 )

@@ -3,13 +3,14 @@
 Captions that stay as good with another sample's context never read it.
 """
 
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from torch.utils.data import Dataset
 
 from ..base import GenerationSettings
 from ..model import Captioner, CaptionerProcessor
-from .evaluation import evaluate
+from .evaluation import EvaluationOptions, evaluate
 
 
 class Blanked(Dataset):
@@ -33,17 +34,23 @@ class Shuffled(Blanked):
         return {**self.samples[index], self.modality: self.samples[other].get(self.modality)}
 
 
-KINDS = {"blanked": Blanked, "shuffled": Shuffled}
+CHANGES = {"blanked": Blanked, "shuffled": Shuffled}
 
 
 def ablate(
-    model: Captioner, processor: CaptionerProcessor, samples: Any, generation: GenerationSettings, **options: Any
+    model: Captioner,
+    processor: CaptionerProcessor,
+    samples: Any,
+    generation: GenerationSettings,
+    options: EvaluationOptions | None = None,
+    watch: Callable[[Iterable], Iterable] = iter,
 ) -> dict[str, dict[str, float]]:
     """Score a split as it is and with every modality blanked and shuffled.
 
     Args:
         samples: a split in the data schema.
-        options: of `evaluate`.
+        options: of every evaluation; None: the usual ones.
+        watch: wraps the batches of each, for a progress bar.
 
     Returns:
         Name of a row ("as it is", "image blanked", …) → scores.
@@ -51,6 +58,9 @@ def ablate(
     splits = {"as it is": samples} | {
         f"{modality} {kind}": change(samples, modality)
         for modality in model.config.modalities
-        for kind, change in KINDS.items()
+        for kind, change in CHANGES.items()
     }
-    return {name: evaluate(model, processor, split, generation, **options).scores for name, split in splits.items()}
+    return {
+        name: evaluate(model, processor, split, generation, options, watch=watch).scores
+        for name, split in splits.items()
+    }

@@ -75,23 +75,23 @@ class ClipScore:
 
         CLIPScore is 2.5 · max(cos, 0); RefCLIPScore the harmonic mean of that and the best max(cos, 0) to a reference.
         """
-        seen, said = self._look([open_image(image) for image in images]), self._read(captions)
+        seen, said = self._image_features([open_image(image) for image in images]), self._text_features(captions)
         scores = WEIGHT * (seen * said).sum(-1).clamp(min=0)
         pairs = []
         for caption, score, own in zip(said, scores, references, strict=True):
-            near = (self._read(own) @ caption).max().clamp(min=0)
+            near = (self._text_features(own) @ caption).max().clamp(min=0)
             both = 2 * score * near / (score + near) if score + near > 0 else torch.zeros(())
             pairs.append((score.item(), both.item()))
         return pairs
 
     @torch.inference_mode()
-    def _look(self, images: list[Any]) -> Tensor:
+    def _image_features(self, images: list[Any]) -> Tensor:
         inputs = self.processor(images=images, return_tensors="pt").to(self.model.device)
         features = self.model.vision_model(**inputs).pooler_output
         return F.normalize(self.model.visual_projection(features), dim=-1)
 
     @torch.inference_mode()
-    def _read(self, captions: Sequence[str]) -> Tensor:
+    def _text_features(self, captions: Sequence[str]) -> Tensor:
         texts = [PROMPT + caption for caption in captions]
         inputs = self.processor(text=texts, return_tensors="pt", padding=True, truncation=True).to(self.model.device)
         return F.normalize(self.model.text_projection(self.model.text_model(**inputs).pooler_output), dim=-1)
@@ -104,7 +104,7 @@ class BorrowedMetrics:
         self.java = settings.java_metrics
         self.clip = None if settings.clip_model is None else ClipScore(settings.clip_model, device)
 
-    def look(self, records: list[dict[str, Any]], samples: Any, batch_size: int = 32) -> None:
+    def add_clip_scores(self, records: list[dict[str, Any]], samples: Any, batch_size: int = 32) -> None:
         """Put `clip_score` and `ref_clip_score` into records of captioned samples that have an image."""
         if self.clip is None:
             return
@@ -116,10 +116,10 @@ class BorrowedMetrics:
                 captions, references = [record["caption"] for record in seen], [record["captions"] for record in seen]
                 pairs = self.clip([image for _, image in own], captions, references)
                 for record, (score, both) in zip(seen, pairs, strict=True):
-                    record |= {"clip_score": score, "ref_clip_score": both}
+                    record.update(clip_score=score, ref_clip_score=both)
 
     def scores(self, records: list[dict[str, Any]]) -> dict[str, float]:
-        """Of a whole split, after `look`; CLIPScores are means over the samples with an image, if there are any."""
+        """Of a whole split, after `add_clip_scores`; CLIPScores are means over the samples that have an image."""
         captions, references = [record["caption"] for record in records], [record["captions"] for record in records]
         scores = {name: java_score(name, captions, references) for name in self.java}
         for name in ("clip_score", "ref_clip_score") if self.clip is not None else ():

@@ -1,6 +1,6 @@
 """Caption a split and score it: over all processes, each sample exactly once, with any modality hidden.
 
-Knows nothing about files or training; captions come from `decoding.search`.
+Knows nothing about files or training; captions come from `search`.
 """
 
 from collections.abc import Callable, Iterable
@@ -12,21 +12,14 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, gather_object
 from torch.utils.data import DataLoader, Subset
 
-from .. import metrics
 from ..base import GenerationSettings
 from ..cpu import for_search
 from ..data import Bad, CaptionDataset, DataError, EvaluationCollator, sift
 from ..metrics import signature
 from ..model import Captioner, CaptionerProcessor, input_names
-from ..search import SearchError, SearchOptions, search
+from ..search import search, search_options
 from .borrowed_metrics import BorrowedMetrics
-
-SCORES = {  # task → the metrics of its captions
-    "captions": tuple(metrics.METRICS),
-    "translation": tuple(metrics.METRICS),
-    "sounds": tuple(metrics.METRICS),
-    "questions": tuple(metrics.ANSWER_METRICS),
-}
+from .record_scores import score_records
 
 
 @dataclass
@@ -47,31 +40,25 @@ class Evaluation:
     bad: list[Bad] = field(default_factory=list)
 
 
-def search_options(settings: GenerationSettings, model: Captioner, processor: CaptionerProcessor) -> SearchOptions:
-    """What the settings say, in the ids of the processor and within the positions that the decoder has.
+@dataclass(frozen=True)
+class EvaluationOptions:
+    """How a split is captioned and scored.
 
-    Raises:
-        SearchError: settings that do not go together.
+    Args:
+        batch_size: images at a time, on each process.
+        workers: processes that read samples, beside each process.
+        split: its name, for the signature.
+        task: what the captions are, a key of `TASK_METRICS`.
+        borrowed: metrics beyond our own, or None.
+        accelerator: whose processes share the samples; None: those of this run.
     """
-    options = settings.model_dump()
-    options["max_new_tokens"] = min(settings.max_new_tokens, model.config.decoder.max_positions - 1)
-    forbidden, forced = options.pop("bad_words"), options.pop("force_words")
-    return SearchOptions(
-        **options,
-        bad_words_ids=[ids for word in forbidden for ids in _spellings(word, processor)],
-        force_words_ids=[_spellings(word, processor)[0] for word in forced],
-    )
 
-
-def _spellings(word: str, processor: CaptionerProcessor) -> list[list[int]]:
-    """Ids of a word inside a caption, and those at its start where the tokenizer tells the two apart."""
-    tokenizer = processor.tokenizer
-    spellings = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in (f" {word.strip()}", word.strip())]
-    if not spellings[0] or tokenizer.unk_token_id in spellings[0]:
-        raise SearchError(
-            f"the captioner's vocabulary cannot write {word!r}, so it can neither be forbidden nor forced"
-        )
-    return spellings[:1] if spellings[0] == spellings[1] else spellings
+    batch_size: int = 64
+    workers: int = 0
+    split: str = "unnamed"
+    task: str = "captions"
+    borrowed: BorrowedMetrics | None = None
+    accelerator: Accelerator | None = None
 
 
 def hide(batch: dict[str, Any], modality: str) -> dict[str, Any]:
@@ -104,9 +91,8 @@ def caption_batches(
         if hidden is not None:
             batch = hide(batch, hidden)
         found = search(fast, fast.encode(**batch), options, seeds=[sample["index"] for sample in samples])
-        captions = [
-            "".join(processor.decode(best.ids) for best in own[:1]) for own in found
-        ]  # forced words may fit none
+        # forced words may fit no caption
+        captions = ["".join(processor.decode(best.ids) for best in own[:1]) for own in found]
         records += [{**sample, "caption": caption} for sample, caption in zip(samples, captions, strict=True)]
     return records
 
@@ -115,16 +101,15 @@ def evaluation_loader(
     samples: Any,
     processor: CaptionerProcessor,
     model: Captioner,
-    batch_size: int,
-    workers: int,
+    options: EvaluationOptions,
     accelerator: Accelerator,
 ) -> DataLoader:
     """This process's share of a split: every n-th sample, so that together each sample comes exactly once."""
     mine = range(accelerator.process_index, len(samples), accelerator.num_processes)
     return DataLoader(
         Subset(CaptionDataset(samples), mine),
-        batch_size=batch_size,
-        num_workers=workers,
+        batch_size=options.batch_size,
+        num_workers=options.workers,
         collate_fn=EvaluationCollator(processor, model.config.modalities),
     )
 
@@ -134,14 +119,9 @@ def evaluate(
     processor: CaptionerProcessor,
     samples: Any,
     generation: GenerationSettings,
+    options: EvaluationOptions | None = None,
     *,
-    batch_size: int = 64,
-    workers: int = 0,
-    accelerator: Accelerator | None = None,
     hidden: str | None = None,
-    split: str = "unnamed",
-    task: str = "captions",
-    borrowed: BorrowedMetrics | None = None,
     watch: Callable[[Iterable], Iterable] = iter,
 ) -> Evaluation:
     """Caption every sample of a split over all processes and score the captions.
@@ -150,43 +130,34 @@ def evaluate(
         model: an unwrapped captioner, on this process's device.
         samples: a split in the data schema.
         generation: the search.
+        options: None: the usual ones.
         hidden: a modality to take away from every sample, or None.
-        split: its name, for the signature.
-        task: what the captions are, a key of `SCORES`.
-        borrowed: metrics beyond our own, or None.
         watch: wraps the batches, for a progress bar.
 
     Returns:
         The same evaluation on every process.
+
+    Raises:
+        DataError: no sample could be captioned.
+        SearchError: a search that cannot be made.
     """
-    accelerator = accelerator or Accelerator(cpu=model.device.type == "cpu")
-    loader = evaluation_loader(samples, processor, model, batch_size, workers, accelerator)
+    options = options or EvaluationOptions()
+    accelerator = options.accelerator or Accelerator(cpu=model.device.type == "cpu")
+    loader = evaluation_loader(samples, processor, model, options, accelerator)
     bad: list[Bad] = []
     records = caption_batches(model, processor, sift(watch(loader), bad), generation, hidden)
-    if borrowed is not None:
-        borrowed.look(records, samples)
+    if options.borrowed is not None:
+        options.borrowed.add_clip_scores(records, samples)
     records = sorted(gather_object(records), key=lambda record: record["index"])
     bad = gather_object(bad)
     if not records:
         raise DataError(f"none of the {len(samples)} samples could be captioned: {bad[0].why}; repair the images")
-    scores: list[dict[str, float]] = [{}]
-    if accelerator.is_main_process:
-        scores = [score_records(records, task) | (borrowed.scores(records) if borrowed is not None else {})]
-    return Evaluation(records, broadcast_object_list(scores)[0], signature(records, generation, split, task), bad)
+    scores = [_scores(records, options) if accelerator.is_main_process else {}]
+    measured = signature(records, generation, options.split, options.task)
+    return Evaluation(records, broadcast_object_list(scores)[0], measured, bad)
 
 
-def score_records(records: list[dict[str, Any]], task: str = "captions") -> dict[str, float]:
-    """Score records that hold `caption` and `captions` with the metrics of a task, and by exact match."""
-    predictions = [record["caption"] for record in records]
-    references = [record["captions"] for record in records]
-    return {**metrics.score(predictions, references, SCORES[task]), "exact_match": exact_match(predictions, references)}
-
-
-def exact_match(predictions: list[str], references: list[list[str]]) -> float:
-    """The share of captions that equal one of their references, but for case and spaces."""
-    hits = [_plain(caption) in map(_plain, own) for caption, own in zip(predictions, references, strict=True)]
-    return sum(hits) / len(hits)
-
-
-def _plain(text: str) -> str:
-    return " ".join(text.lower().split())
+def _scores(records: list[dict[str, Any]], options: EvaluationOptions) -> dict[str, float]:
+    """By our own metrics, and by those that were borrowed."""
+    own = score_records(records, options.task)
+    return own if options.borrowed is None else {**own, **options.borrowed.scores(records)}

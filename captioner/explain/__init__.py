@@ -10,7 +10,7 @@ __getattr__, __dir__, __all__ = handed_on(
     __name__,
     {
         "attribution": "Attribution AttributionError METHODS PART_NAMES",
-        "looking": "Look look say",
+        "looking": "Look generated_ids look",
         "measuring": "attribute",
         "overlays": "overlay veil",
         "photos": "enlarged reduced",

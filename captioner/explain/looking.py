@@ -49,13 +49,15 @@ def look(
     if unknown:
         raise AttributionError(f"this captioner has no encoder for {unknown}; it takes {model.config.modalities}")
     photos = each(open_image, image)
-    words = caption if caption is not None else say(model, processor, photos, context, further, **search_options)[0]
+    words = caption
+    if words is None:
+        words = generated_ids(model, processor, photos, context, further, **search_options)[0]
     found = attribute(model, processor, words, photos, context, **further)
     first = next(iter(as_list(photos)), None)
     return Look(found, None if first is None else seen_part(first, processor.image_settings))
 
 
-def say(
+def generated_ids(
     model: Captioner,
     processor: CaptionerProcessor,
     image: Any = None,

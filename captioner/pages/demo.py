@@ -20,7 +20,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from ..adopt import AdoptError, load, shipped_names
 from ..base import console, load_settings, progress, say, write_text
-from ..evaluation import evaluate, exact_match, score_records
+from ..evaluation import EvaluationOptions, evaluate, exact_match, score_records
 from ..explain import look
 from ..metrics import score_per_image
 from ..model import Captioner, CaptionerProcessor
@@ -121,13 +121,13 @@ def caption_unseen(unseen: Scenes) -> Iterator[Trial]:
             f"this installation lacks the shipped captioners {missing}; install the package anew, or train them "
             "with configs/scenes.yaml and put each run's `best` into captioner/shipped under its name"
         )
-    generation, accelerator = load_settings(LIVE).generation, Accelerator(cpu=True)
+    generation = load_settings(LIVE).generation
+    options = EvaluationOptions(batch_size=SCENES_AT_ONCE, accelerator=Accelerator(cpu=True))
     for mode, name in DEMO_CAPTIONERS.items():
         model, processor = load(name)
         for given, hidden in GIVEN.items():
             watch = partial(progress, description=f"{mode}, {given}")
-            options = {"batch_size": SCENES_AT_ONCE, "accelerator": accelerator, "hidden": hidden, "watch": watch}
-            records = evaluate(model, processor, unseen, generation, **options).records
+            records = evaluate(model, processor, unseen, generation, options, hidden=hidden, watch=watch).records
             yield Trial(mode, given, (model, processor), records)
 
 

@@ -1,6 +1,6 @@
 """`captioner evaluate --report`: captioners on one split, with and without each modality, as a page.
 
-Says what is measured and in which order; how the page looks is `report.py`'s affair.
+Says what is measured and in which order; how the page looks is the affair of `html.py`.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -12,7 +12,7 @@ from PIL import Image
 
 from ..adopt import load
 from ..base import GenerationSettings, is_first_process, write_text
-from ..evaluation import Evaluation, evaluate, exact_match
+from ..evaluation import Evaluation, EvaluationOptions, evaluate, exact_match
 from ..explain import Look, look
 from ..metrics import score_per_image
 from ..model import Captioner, CaptionerProcessor, open_image
@@ -20,8 +20,8 @@ from .cards import Answer, Card
 from .curves import read_log, series
 from .html import Column, Curve, Page, Row, Training, render
 
-CARDS = 24
-COLUMNS = {  # of the table, by the name of the score; a task has some of them
+SHOWN_SAMPLES = 24
+SCORE_COLUMNS = {  # of the table, by the name of the score; a task has some of them
     "vqa_accuracy": Column("scores", "VQA accuracy", share=True),
     "bleu_4": Column("scores", "BLEU-4", share=True),
     "rouge_l": Column("scores", "ROUGE-L", share=True),
@@ -89,8 +89,8 @@ def report(
     samples: Any,
     generation: GenerationSettings,
     page: Path,
+    options: EvaluationOptions | None = None,
     watch: Callable[[Iterable, str], Iterable] = lambda batches, what: batches,
-    **options: Any,
 ) -> Evaluation:
     """Evaluate captioners on a split, with everything and with each modality alone, and write the page.
 
@@ -98,8 +98,8 @@ def report(
         names: what `load` takes; the first one's scores order the cards.
         samples: a split in the data schema.
         page: the HTML file.
+        options: of every evaluation; None: the usual ones.
         watch: wraps batches, given what they are for.
-        options: `batch_size`, `workers`, `split`, `task` and `borrowed`, as in `evaluate`.
 
     Returns:
         The first captioner's evaluation with everything.
@@ -107,15 +107,14 @@ def report(
     subjects = [Subject(name, *load(name)) for name in names]
     for subject in subjects:
         for given, hidden in subject.given.items():
-            what = f"{subject.name}, {given}"
+            what, captioner = f"{subject.name}, {given}", (subject.model, subject.processor)
             subject.results[given] = evaluate(
-                subject.model,
-                subject.processor,
+                *captioner,
                 samples,
                 generation,
+                options,
                 hidden=hidden,
                 watch=lambda batches, what=what: watch(batches, what),
-                **options,
             )
     if is_first_process():
         write_text(page, render(_page(subjects, samples)))
@@ -123,14 +122,17 @@ def report(
 
 
 def _page(subjects: Sequence[Subject], samples: Any) -> Page:
-    shown, scored = min(CARDS, len(samples)), [name for name in COLUMNS if name in subjects[0].whole.scores]
+    shown, scored = (
+        min(SHOWN_SAMPLES, len(samples)),
+        [name for name in SCORE_COLUMNS if name in subjects[0].whole.scores],
+    )
     return Page(
         title="captioner evaluation",
         heading=f"{len(samples)} samples, *{len(subjects)} captioner{'s' if len(subjects) > 1 else ''}*",
         intro=["What each captioner says with everything it can be given, and with each modality alone."],
         about="Scores are fractions, but CIDEr-D runs from 0 to 10 and CLIPScore from 0 to 2.5. Exact match is the "
         "share of captions that equal one of their references.",
-        columns=[COLUMNS[name] for name in scored],
+        columns=[SCORE_COLUMNS[name] for name in scored],
         rows=[
             Row(subject.mode, given, [result.scores[name] for name in scored])
             for subject in subjects

@@ -12,7 +12,7 @@ from typing import Any
 
 from ..adopt import load
 from ..base import Settings, load_settings, progress, say
-from ..evaluation import evaluate
+from ..evaluation import EvaluationOptions, evaluate
 from ..scenes import Scenes
 from ..training import train
 from .curves import read_log, series
@@ -37,7 +37,8 @@ def train_live(directory: Path, scenes: int, steps: int | None) -> Training:
     model, processor = load(directory / "best")
     unseen = Scenes("test", [1], scenes)
     watch = partial(progress, description="the fresh captioner on unseen scenes")
-    result = evaluate(model, processor, unseen, settings.generation, batch_size=SCENES_AT_ONCE, watch=watch)
+    options = EvaluationOptions(batch_size=SCENES_AT_ONCE)
+    result = evaluate(model, processor, unseen, settings.generation, options, watch=watch)
     logged = read_log(directory / "metrics.jsonl")
     size = millions(model.num_parameters())
     summary = (

@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import TextIteratorStreamer
 
 from ..adopt import load
-from ..explain import AttributionError, Look, look, say
+from ..explain import AttributionError, Look, generated_ids, look
 from ..model import FeatureError, ImageError, open_image
 
 TILES = 4  # of a shuffled image, along each side
@@ -122,7 +122,9 @@ class Studio:
             yield from self._greedy(given)
             return
         with self.lock:
-            found = say(self.model, self.processor, **given, num_beams=beams, num_return_sequences=min(count, beams))
+            found = generated_ids(
+                self.model, self.processor, **given, num_beams=beams, num_return_sequences=min(count, beams)
+            )
         captions = self.processor.batch_decode(found)
         yield from (captions[:i] for i in range(1, len(captions) + 1))
 
@@ -132,7 +134,7 @@ class Studio:
         def work() -> None:
             try:
                 with self.lock:
-                    say(self.model, self.processor, **given, num_beams=1, streamer=streamer)
+                    generated_ids(self.model, self.processor, **given, num_beams=1, streamer=streamer)
             finally:
                 streamer.end()
 

@@ -1,6 +1,6 @@
 """From a memory to token ids: greedy, samples, beams, forced words, ensembles.
 
-Knows nothing about text, images or files.
+Knows nothing about images and files, and of text only the words that a caption must or may not say.
 """
 
 from ..base.lazy import handed_on
@@ -8,6 +8,9 @@ from ..base.lazy import handed_on
 __getattr__, __dir__, __all__ = handed_on(
     __name__,
     {
-        "loop": "SearchError SearchOptions search",
+        "beams": "Found",
+        "from_settings": "search_options",
+        "loop": "search",
+        "options": "SearchError SearchOptions",
     },
 )

@@ -14,6 +14,7 @@ from transformers import LogitsProcessorList
 
 from ..model import largest
 from .constraints import Phrases
+from .options import SearchOptions
 from .stepping import Leaving
 
 LOWEST = -1e9  # the score of what is not there
@@ -60,26 +61,26 @@ class Beams:
     """K beams of each of B images.
 
     Args:
-        options: `decoding.SearchOptions`.
+        options: of the search; of its beams, these are `beams`.
         prompt: ids (B, P).
         beams: K.
         eos: ids that end a caption (n,), may be empty.
         rules: what changes log-probabilities before they are compared.
     """
 
-    def __init__(self, options, prompt: Tensor, beams: int, eos: Tensor, rules: LogitsProcessorList):
+    def __init__(self, options: SearchOptions, prompt: Tensor, beams: int, eos: Tensor, rules: LogitsProcessorList):
         self.options, self.eos, self.rules = options, eos, rules
         self.prompt_length = self.length = prompt.shape[1]
         self.limit = self.length + options.max_new_tokens
-        room = (len(prompt), beams)
-        self.ids = prompt.new_zeros(*room, self.limit)
+        shape = (len(prompt), beams)
+        self.ids = prompt.new_zeros(*shape, self.limit)
         self.ids[:, :, : self.length] = prompt[:, None]
-        self.scores = torch.zeros(room, device=prompt.device)
+        self.scores = torch.zeros(shape, device=prompt.device)
         self.scores[:, 1:] = LOWEST
         self.ended_ids = self.ids.clone()
         self.ended_scores = torch.full_like(self.scores, LOWEST)
         self.ended_length = torch.zeros_like(self.ids[..., 0])
-        self.ended = torch.zeros(room, dtype=torch.bool, device=prompt.device)
+        self.ended = torch.zeros(shape, dtype=torch.bool, device=prompt.device)
         self.improving = torch.ones(len(prompt), dtype=torch.bool, device=prompt.device)
 
     def advance(self, logits: Tensor, taken: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -186,8 +187,8 @@ class Beams:
         """The finished captions of an image, best first."""
         ids = self.ended_ids[image, :, self.prompt_length :].tolist()
         lengths, scores = self.ended_length[image].tolist(), self.ended_scores[image].tolist()
-        there = self.ended[image].tolist()
-        return [Found(ids[k][: lengths[k]], scores[k]) for k in range(len(ids)) if there[k]]
+        ended = self.ended[image].tolist()
+        return [Found(ids[k][: lengths[k]], scores[k]) for k in range(len(ids)) if ended[k]]
 
 
 def _rows(x: Tensor, index: Tensor) -> Tensor:
@@ -202,7 +203,7 @@ class ForcedBeams(Beams):
     every stage comes first, then the second best, so that some beam always works on what is missing.
     """
 
-    def __init__(self, options, prompt: Tensor, beams: int, eos: Tensor, rules: LogitsProcessorList):
+    def __init__(self, options: SearchOptions, prompt: Tensor, beams: int, eos: Tensor, rules: LogitsProcessorList):
         super().__init__(options, prompt, beams, eos, rules)
         self.phrases = Phrases(options.force_words_ids, prompt.device)
 

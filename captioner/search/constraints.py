@@ -11,6 +11,8 @@ from torch.nn import functional as F
 from transformers import LogitsProcessor, LogitsProcessorList
 from transformers.generation import logits_process
 
+from .options import SearchOptions
+
 
 class NoRepeatedNGrams(LogitsProcessor):
     """Forbids the token that would end an n-gram which its row already has."""
@@ -29,11 +31,11 @@ class NoRepeatedNGrams(LogitsProcessor):
         return scores.masked_fill(banned > 0, -torch.inf)
 
 
-def rules(options, eos: Tensor, prompt_length: int) -> LogitsProcessorList:
+def rules(options: SearchOptions, eos: Tensor, prompt_length: int) -> LogitsProcessorList:
     """The processors that the options ask for, in transformers' order.
 
     Args:
-        options: `decoding.SearchOptions`.
+        options: of the search.
         eos: ids that end a caption, (n,), may be empty.
         prompt_length: P, tokens before the first that is searched.
     """
@@ -53,7 +55,7 @@ def rules(options, eos: Tensor, prompt_length: int) -> LogitsProcessorList:
     return chosen
 
 
-def _warpers(options) -> LogitsProcessorList:
+def _warpers(options: SearchOptions) -> LogitsProcessorList:
     chosen = LogitsProcessorList()
     if options.temperature != 1.0:
         chosen.append(logits_process.TemperatureLogitsWarper(options.temperature))

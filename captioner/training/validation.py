@@ -14,7 +14,7 @@ from torch.utils.data import Subset
 
 from ..base import DataSettings, Settings, SettingsError, say
 from ..data import VALIDATION, BadData, Split
-from ..evaluation import BorrowedMetrics, Evaluation, evaluate
+from ..evaluation import BorrowedMetrics, Evaluation, EvaluationOptions, evaluate
 from ..metrics import training_signature
 from ..model import Captioner, CaptionerProcessor
 from .checkpoints import save_captioner
@@ -67,18 +67,9 @@ class Keeper:
         options = self.settings.training
         limit = min(len(samples), options.max_eval_samples or len(samples))
         with self.captioner() as captioner:
-            evaluation = evaluate(
-                captioner,
-                self.processor,
-                Subset(samples, range(limit)),
-                self.settings.generation,
-                batch_size=options.per_device_eval_batch_size,
-                workers=options.dataloader_num_workers,
-                accelerator=self.accelerator,
-                split=self._split(limit),
-                task=self.settings.data.task,
-                borrowed=self.borrowed,
-            )
+            measured = Subset(samples, range(limit))
+            how = self._evaluation(limit)
+            evaluation = evaluate(captioner, self.processor, measured, self.settings.generation, how)
             if self.accelerator.is_main_process:  # every process has all of them
                 self.bad.of(VALIDATION).extend(evaluation.bad)
             self.log.write(step, evaluation.scores, **self._signatures(evaluation))
@@ -86,6 +77,16 @@ class Keeper:
             say(f"step {step}: " + "  ".join(f"{name} {value:.3f}" for name, value in evaluation.scores.items()))
             if self._is_best(step, evaluation.scores):
                 self._save(captioner, "best")
+
+    def _evaluation(self, limit: int) -> EvaluationOptions:
+        return EvaluationOptions(
+            batch_size=self.settings.training.per_device_eval_batch_size,
+            workers=self.settings.training.dataloader_num_workers,
+            split=self._split(limit),
+            task=self.settings.data.task,
+            borrowed=self.borrowed,
+            accelerator=self.accelerator,
+        )
 
     def _split(self, limit: int) -> str:
         name, most = self.settings.data.validation_split, self.settings.training.max_eval_samples

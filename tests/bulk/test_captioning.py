@@ -12,7 +12,7 @@ from PIL import Image
 
 from captioner import caption, load
 from captioner.base import GenerationSettings
-from captioner.bulk import Captioning, Context, find_inputs
+from captioner.bulk import Captioning, CaptioningOptions, Context, find_inputs
 from captioner.bulk.captioning import CaptioningError
 from captioner.bulk.inputs import Item
 from captioner.bulk.reading import MAX_PIXELS, Reader
@@ -34,8 +34,9 @@ def photos():
     return [Image.fromarray(Scenes("test", [2], 7)[i]["image"]) for i in range(7)]
 
 
-def captioning(loaded, context=None, **options):
-    return Captioning(*loaded, GenerationSettings(num_beams=2, max_new_tokens=12), context, **options)
+def captioning(loaded, **options):
+    options = {"generation": GenerationSettings(num_beams=2, max_new_tokens=12), **options}
+    return Captioning(*loaded, CaptioningOptions(**options))
 
 
 def colourful():
@@ -229,7 +230,8 @@ def test_several_captions_with_scores_are_the_best_first(loaded, photos):
 
 def test_words_that_are_forced_and_forbidden_are_a_reason(loaded, photos):
     impossible = GenerationSettings(num_beams=2, max_new_tokens=12, force_words=["red"], bad_words=["red"])
-    records = [record for _, record in Captioning(*loaded, impossible).run(map(item, range(2), photos))]
+    job = captioning(loaded, generation=impossible)
+    records = [record for _, record in job.run(map(item, range(2), photos))]
     assert all("forced words" in record["error"] for record in records)
 
 
@@ -282,7 +284,7 @@ def test_a_captioner_without_the_modality_is_refused(loaded, monkeypatch):
     config = type(loaded[0].config)
     monkeypatch.setattr(config, "modalities", property(lambda self: ["image"]))
     with pytest.raises(CaptioningError, match="no context encoder; leave it out"):
-        captioning(loaded, Context("x"))
+        captioning(loaded, context=Context("x"))
     monkeypatch.setattr(config, "modalities", property(lambda self: ["context"]))
     with pytest.raises(CaptioningError, match="it cannot caption images"):
         captioning(loaded)

@@ -10,16 +10,11 @@ from itertools import chain
 import pytest
 
 from captioner.base import WriteError
-from captioner.bulk import Job, Sidecars, Target, encode, find_inputs, merge, write_records
+from captioner.bulk import Job, JobSettings, Sidecars, Target, encode, find_inputs, merge, write_records
 from captioner.bulk.journal import Journal, JournalError
-from captioner.bulk.outputs import READERS, OutputError, read_records
+from captioner.bulk.outputs import RECORD_READERS, OutputError, read_records
 
-SETTINGS = {
-    "model": "m",
-    "generation": {"num_return_sequences": 1},
-    "scores": False,
-    "context_varies": False,
-}
+SETTINGS = JobSettings(model="m")
 NAMES = [f"{i}.png" for i in range(10)]
 
 
@@ -59,7 +54,7 @@ def captions(output):
 ALL = [(name, "bad" if name == "3.png" else f"this is {name}") for name in NAMES]
 
 
-@pytest.mark.parametrize("suffix", READERS)
+@pytest.mark.parametrize("suffix", RECORD_READERS)
 def test_a_job_in_two_runs_gives_the_whole_output_in_order(here, suffix):
     target = Target(here / f"out{suffix}")
     assert work(job(target), most=4) == NAMES[:4]
@@ -180,24 +175,27 @@ def test_other_settings_do_not_mix_with_what_is_there(here, finished):
     if finished:
         first.publish()
     with pytest.raises(OutputError, match="other settings \\(model was 'm' and is 'n'\\)"):
-        work(job(target, settings=SETTINGS | {"model": "n"}))
-    fresh = job(Target(target.output, existing="overwrite"), settings=SETTINGS | {"model": "n"})
+        work(job(target, settings=JobSettings(model="n")))
+    fresh = job(Target(target.output, existing="overwrite"), settings=JobSettings(model="n"))
     assert work(fresh) == NAMES
 
 
 def test_a_full_disk_ends_with_an_error_and_whole_lines(here):
     target = Target(here / "out.jsonl")
+    full = job(target)
+    full.prepare()
     limit = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (400, limit[1]))
     try:
         with pytest.raises(WriteError, match=r"cannot write .*1-of-1\.0\.jsonl: File too large"):
-            work(job(target, settings={**SETTINGS, "prefix": ""}))
+            list(full.record(say(full.inputs[i]) for i in full.plan()))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+        full.close()
     kept = (target.journal / "1-of-1.0.jsonl").read_bytes()
     assert kept.endswith(b"}\n")
     assert 0 < len([json.loads(line) for line in kept.splitlines()]) < 10
-    last = job(target, settings={**SETTINGS, "prefix": ""})
+    last = job(target)
     work(last)
     last.publish()
     assert captions(target.output) == ALL
@@ -293,7 +291,7 @@ def test_targets_that_cannot_be_are_explained(here):
         Target(here / "out.csv", existing="append")
 
 
-@pytest.mark.parametrize("suffix", READERS)
+@pytest.mark.parametrize("suffix", RECORD_READERS)
 def test_every_format_keeps_every_field_and_any_text(here, suffix):
     records = [
         {"image": 'a, "b"\nc.png', "caption": 'été 🐱, "x"\ny', "captions": ["a", 'b, "c"'], "scores": [-0.5, -1.0]},

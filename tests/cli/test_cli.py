@@ -66,6 +66,14 @@ def test_importing_loads_neither_torch_nor_timm_nor_transformers(module):
     assert done.stdout.strip() == "[]"
 
 
+@pytest.mark.parametrize("arguments", [["--help"], ["caption", "--help"]])
+def test_help_loads_neither_torch_nor_timm_nor_transformers(arguments):
+    heavy = "{'torch', 'timm', 'transformers', 'datasets', 'accelerate'}"
+    code = f"import sys, captioner.cli\ntry: captioner.cli.main()\nfinally: print(sorted({heavy} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
 def test_help_lists_the_commands():
     result = run("--help")
     assert result.exit_code == 0

@@ -152,7 +152,7 @@ def test_every_image_has_its_own_map_and_together_they_are_the_images_share(mode
 
 
 def test_the_caption_command_reads_lists_of_images(processor, tmp_path):
-    from captioner.bulk.captioning import caption
+    from captioner.bulk import caption
 
     model = captioner(context_encoder=None, decoder={"vocab_size": len(processor.tokenizer)})
     for name, colour in (("a", "red"), ("b", "blue")):

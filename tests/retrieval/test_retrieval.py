@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 from captioner import load
 from captioner.base import DataSettings
-from captioner.bulk.captioning import caption
+from captioner.bulk import caption
 from captioner.cli.main import app
 from captioner.data import load_split
 from captioner.retrieval import CaptionStore, Retriever, StoreEncoder, join, retrieved, write_store

@@ -5,7 +5,7 @@ import pytest
 from captioner.adopt import AdoptError, load, shipped_names
 from captioner.adopt.loading import SHIPPED
 from captioner.base import GenerationSettings
-from captioner.evaluation import evaluate
+from captioner.evaluation import EvaluationOptions, evaluate
 from captioner.scenes import Scenes
 
 RECORDED = {  # exact match on the test split, 500 scenes of each level: benchmarks/scenes.md
@@ -26,7 +26,7 @@ def test_both_ship_as_safetensors_within_4_megabytes():
 def test_the_recorded_scores_are_reproduced(name, level):
     """To one scene in 500: a different processor may round a tie the other way."""
     greedy = GenerationSettings(num_beams=1, max_new_tokens=20)
-    result = evaluate(*load(name), Scenes("test", [level], 500), greedy, batch_size=100)
+    result = evaluate(*load(name), Scenes("test", [level], 500), greedy, EvaluationOptions(batch_size=100))
     assert result.scores["exact_match"] == pytest.approx(RECORDED[name][level], abs=0.0021)
 
 
@@ -34,7 +34,7 @@ def test_the_recorded_scores_are_reproduced(name, level):
 @pytest.mark.parametrize("name", RECORDED)
 def test_one_modality_alone_is_not_enough(name, hidden):
     greedy = GenerationSettings(num_beams=1, max_new_tokens=20)
-    result = evaluate(*load(name), Scenes("test", [3], 100), greedy, batch_size=100, hidden=hidden)
+    result = evaluate(*load(name), Scenes("test", [3], 100), greedy, EvaluationOptions(batch_size=100), hidden=hidden)
     assert result.scores["exact_match"] <= 0.3
 
 

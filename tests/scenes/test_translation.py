@@ -12,7 +12,8 @@ from typer.testing import CliRunner
 
 from captioner import load
 from captioner.base import DataSettings, load_settings
-from captioner.bulk.captioning import CaptioningError, caption
+from captioner.bulk import caption
+from captioner.bulk.captioning import CaptioningError
 from captioner.cli.main import app
 from captioner.data import load_split
 from captioner.scenes.german import ADJECTIVES, NOUNS, described, pronoun

@@ -10,9 +10,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers.generation.logits_process import NoRepeatNGramLogitsProcessor
 
 from captioner.search import SearchError, SearchOptions, search
-from captioner.search import loop as decoding
 from captioner.search.constraints import NoRepeatedNGrams
 from captioner.search.stepping import CaptionerStepper, Leaving
+from captioner.search.strategies import STRATEGIES
 
 pytestmark = quiet
 
@@ -47,7 +47,7 @@ def test_a_step_never_waits_for_the_device(mode, name, monkeypatch):
 
     monkeypatch.setattr(CaptionerStepper, "step", watched(CaptionerStepper.step))
     monkeypatch.setattr(CaptionerStepper, "follow", watched(CaptionerStepper.follow))
-    strategy = decoding.STRATEGIES[options.strategy]
+    strategy = STRATEGIES[options.strategy]
     monkeypatch.setattr(strategy, "advance", watched(strategy.advance))
     assert search(model, memory, options) == expected
     assert len(calls) > 4
