@@ -6,7 +6,8 @@ Knows nothing about files of annotations or tensors; no image is opened.
 import logging
 import os
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
+from itertools import chain
 from typing import Any
 
 from datasets import Dataset, Features, List, ReadInstruction, Value
@@ -63,21 +64,17 @@ def samples_of(
         raise DataError(f"{where} is empty; give it at least one image with a caption")
     names = _unique([ids[group[0]] or rows.names[group[0]] for group in groups])
     name = split.partition("[")[0]
-    chosen = [place for part in ranges(name if whole else split, name, len(groups)) for place in part][:limit]
+    chosen = list(chain.from_iterable(ranges(name if whole else split, name, len(groups))))[:limit]
     if not chosen:
         raise DataError(f"{where} is empty: the slice takes none of {len(groups)} samples; widen it")
     texts: dict[str, list] = {"captions": [], "context": [], "id": []}
     bad, kept = _duplicates(rows, groups, ids, chosen), []
     missing = set(_missing(dict.fromkeys(file for place in chosen for file in rows.files[groups[place][0]])))
     for place in chosen:
-        first = groups[place][0]
-        cells = [captions_in(rows.cells.captions[row]) for row in groups[place]]
-        captions = [text for own, _ in cells for text in own]
-        faults = [Bad(MISSING, names[place], file) for file in rows.files[first] if file in missing]
-        if not captions or any(blank for _, blank in cells):
-            faults.append(empty(names[place], captions))
+        captions, faults = _captions(rows, groups[place], names[place], missing)
         bad += faults
         if not any(fault.left_out for fault in faults):
+            first = groups[place][0]
             kept.append(first)
             for column, value in zip(texts, (captions, contexts[first], names[place]), strict=True):
                 texts[column].append(value)
@@ -96,6 +93,16 @@ def _groups(rows: Rows) -> tuple[list[list[int]], list[str | None], list[str | N
         image = None if ids[row] is not None and _nameless(rows, row) else key
         groups[ids[row], image, contexts[row]].append(row)
     return list(groups.values()), ids, contexts
+
+
+def _captions(rows: Rows, group: list[int], name: str, missing: Collection[str]) -> tuple[list[str], list[Bad]]:
+    """The captions of the rows that are one sample, and what is wrong with it; `missing` are files."""
+    cells = [captions_in(rows.cells.captions[row]) for row in group]
+    captions = [text for own, _ in cells for text in own]
+    faults = [Bad(MISSING, name, file) for file in rows.files[group[0]] if file in missing]
+    if not captions or any(blank for _, blank in cells):
+        faults.append(empty(name, captions))
+    return captions, faults
 
 
 def _nameless(rows: Rows, row: int) -> bool:
