@@ -1,4 +1,4 @@
-"""What every room may use: settings, files, words, progress, processes.
+"""What every room may use: settings, files and directories, words, progress, processes.
 
 Knows nothing of captions, images or models.
 """
@@ -8,7 +8,8 @@ from ..base.lazy import handed_on
 __getattr__, __dir__, __all__ = handed_on(
     __name__,
     {
-        "files": "SUFFIXES WriteError explaining recover replacing whole write_text",
+        "directories": "OccupiedError check_replaceable claim made_here recover remove unfinished_place whole",
+        "files": "SUFFIXES WriteError explaining replacing write_text",
         "processes": "Processes leave stopping",
         "screen": "console errors is_first_process progress say show watching",
         "settings": (

@@ -1,14 +1,9 @@
-"""Files and folders that are there whole, or as they were before. Knows nothing about what is in them."""
+"""Files that are there whole, or as they were before. Knows nothing about what is in them."""
 
 import os
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-
-from safetensors import SafetensorError
-
-from .wording import one_line
 
 PHOTOS = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".gif", ".webp", ".avif", ".heic", ".heif")
 # Suffixes of images.
@@ -60,47 +55,3 @@ def write_text(file: Path, text: str) -> None:
     """
     with replacing(file) as unfinished:
         unfinished.write_text(text, encoding="utf-8")
-
-
-@contextmanager
-def whole(directory: Path) -> Iterator[Path]:
-    """A fresh directory to fill, which then takes the place of `directory`; where filling fails, nothing changes.
-
-    Raises:
-        WriteError: the disk is full or cannot be written.
-    """
-    fresh, old = directory.with_name(directory.name + ".new"), directory.with_name(directory.name + ".old")
-    try:
-        recover(directory)
-        shutil.rmtree(fresh, ignore_errors=True)
-        fresh.mkdir(parents=True)
-        yield fresh
-        for path in (*fresh.rglob("*"), fresh):
-            _to_disk(path)
-        if directory.exists():
-            directory.rename(old)
-        fresh.rename(directory)
-        _to_disk(directory.parent)
-    except (OSError, SafetensorError) as error:
-        shutil.rmtree(fresh, ignore_errors=True)
-        raise WriteError(
-            f"cannot write {directory}: {one_line(error)}; what was saved before it is whole: make room on the disk, "
-            "then go on with --resume"
-        ) from error
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def recover(directory: Path) -> None:
-    """Put back what a kill between the two renames of `whole` left aside."""
-    old = directory.with_name(directory.name + ".old")
-    if old.exists() and not directory.exists():
-        old.rename(directory)
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def _to_disk(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -15,6 +15,7 @@ from runs import ROOT, launch, lines, losses, settings
 
 from captioner import load
 from captioner.base import WriteError
+from captioner.base.directories import MARK
 from captioner.training import save_captioner, train
 from captioner.training.checkpoints import CheckpointError, checkpoints, read_checkpoint, write_checkpoint
 
@@ -75,7 +76,7 @@ def test_checkpoints_are_rotated_by_count(uninterrupted):
 
 def test_a_checkpoint_holds_nothing_that_is_executed(uninterrupted, tmp_path, monkeypatch):
     files = {path.name for path in checkpoints(uninterrupted)[-1].iterdir()}
-    assert files == {"model.safetensors", "optimizer.safetensors", "average.safetensors", "state.json"}
+    assert files == {"model.safetensors", "optimizer.safetensors", "average.safetensors", "state.json", MARK}
 
     def refuse(*args, **kwargs):
         raise AssertionError("something was unpickled")

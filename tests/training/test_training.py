@@ -5,7 +5,7 @@ import torch
 from runs import TINY, launch, lines, losses, settings
 
 from captioner import load
-from captioner.base import SettingsError, load_settings
+from captioner.base import OccupiedError, SettingsError, load_settings
 from captioner.training import save_captioner, train
 from captioner.training.optimisation import parameter_groups
 
@@ -71,15 +71,19 @@ def test_a_rate_of_zero_freezes_the_image_encoder_and_only_matrices_decay(tmp_pa
             assert (group["weight_decay"] > 0) <= (parameter.ndim > 1 and not embedding)
 
 
-def test_saving_replaces_a_captioner_whole(tmp_path):
+def test_saving_replaces_a_captioner_whole_and_nothing_else(tmp_path):
     train(settings(tmp_path / "run", "training.max_steps=1"))
     model, processor = load(tmp_path / "run/last")
     (tmp_path / "kept").mkdir()
-    (tmp_path / "kept/stray").write_text("from before")
+    save_captioner(model, processor, tmp_path / "kept")
+    (tmp_path / "kept/stray").write_text("from somebody")
     save_captioner(model, processor, tmp_path / "kept")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["kept", "run"]
-    assert not (tmp_path / "kept/stray").exists()
+    assert (tmp_path / "kept/stray").read_text() == "from somebody"
     load(tmp_path / "kept")
+    (tmp_path / "kept/.captioner.json").unlink()
+    with pytest.raises(OccupiedError, match="kept is a folder with files that captioner did not make"):
+        save_captioner(model, processor, tmp_path / "kept")
 
 
 @pytest.mark.parametrize(
