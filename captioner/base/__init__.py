@@ -9,8 +9,9 @@ __getattr__, __dir__, __all__ = handed_on(
     __name__,
     {
         "directories": "OccupiedError check_replaceable claim made_here recover remove unfinished_place whole",
+        "failures": "FailureError",
         "files": "SUFFIXES WriteError explaining replacing write_text",
-        "processes": "Processes leave stopping",
+        "processes": "DisagreementError Processes SCORING leave stopping",
         "screen": "console errors is_first_process progress say show watching",
         "settings": (
             "DataSettings GenerationSettings ModelSettings NEAR_DUPLICATE SelfCriticalSettings Settings "

@@ -82,7 +82,8 @@ def check_replaceable(directory: Path) -> None:
     else:
         kind = "file"
     raise OccupiedError(
-        f"{directory} is a {kind} that captioner did not make, so it is not replaced; name a new folder, or move it away"
+        f"{directory} is a {kind} that captioner did not make, so it is not replaced; name a new folder, or "
+        "move it away"
     )
 
 

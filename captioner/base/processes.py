@@ -10,11 +10,18 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from types import FrameType
-from typing import Any
+from typing import Any, TypeVar
 
 GRACE = 2.0  # seconds in which repeated signals are the same one: launchers send Ctrl-C on to those who have it already
 PARTING = 0.3  # seconds
 PATIENCE = timedelta(days=30)  # processes wait for each other however different their shares are
+SCORING = timedelta(hours=12)  # they wait while the first works alone: scores in Java, features joined, checkpoints
+
+T = TypeVar("T")
+
+
+class DisagreementError(ValueError):
+    """Processes of one run that do not see the same; the message says what and which."""
 
 
 class Processes:
@@ -59,6 +66,40 @@ class Processes:
         from accelerate.utils import reduce
 
         return reduce(torch.tensor(values, dtype=torch.float64, device=self.state.device), "sum").tolist()
+
+    def first(self, value: T) -> T:
+        """The first process's value on every process, when all are here; what Python can pickle."""
+        if self.count == 1:
+            return value
+        from accelerate.utils import broadcast_object_list
+
+        own = [value]
+        _ = self.state
+        return broadcast_object_list(own)[0]
+
+    def agree(self, facts: dict[str, Any]) -> None:
+        """Make sure, before work that needs it, that all processes see the same; for all of them together.
+
+        Args:
+            facts: what, in words → what this process sees.
+
+        Raises:
+            DisagreementError: on every process, if two see something else.
+        """
+        if self.count == 1:
+            return
+        from accelerate.utils import gather_object
+
+        _ = self.state
+        seen = gather_object([facts])
+        for what in dict.fromkeys(name for own in seen for name in own):
+            values = [own.get(what) for own in seen]
+            other = next((i for i, value in enumerate(values) if value != values[0]), None)
+            if other is not None:
+                raise DisagreementError(
+                    f"the processes must see the same, but {what} is {values[0]!r} to process 0 and {values[other]!r} "
+                    f"to process {other}; start all with the same settings, in folders that all of them share"
+                )
 
 
 def leave() -> None:

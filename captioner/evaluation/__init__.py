@@ -12,6 +12,8 @@ __getattr__, __dir__, __all__ = handed_on(
         "borrowed_metrics": "BorrowedMetrics",
         "evaluation": "Evaluation EvaluationOptions evaluate",
         "record_scores": "exact_match score_records",
+        "suspicions": "remarks",
+        "weights": "check_weights",
         "scoring": "score_files",
     },
 )

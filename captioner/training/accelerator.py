@@ -7,9 +7,14 @@ import os
 from typing import Any
 
 from accelerate import Accelerator, DistributedType
-from accelerate.utils import DataLoaderConfiguration, is_tensorboard_available
+from accelerate.utils import (
+    DataLoaderConfiguration,
+    DistributedDataParallelKwargs,
+    InitProcessGroupKwargs,
+    is_tensorboard_available,
+)
 
-from ..base import SettingsError, TrainingSettings
+from ..base import SCORING, SettingsError, TrainingSettings, one_line
 
 
 def start_accelerator(options: TrainingSettings, resume: bool) -> Accelerator:
@@ -18,12 +23,20 @@ def start_accelerator(options: TrainingSettings, resume: bool) -> Accelerator:
     Raises:
         SettingsError: the settings, or `resume`, ask for what the layout cannot do.
     """
-    accelerator = Accelerator(
-        mixed_precision=None if options.mixed_precision == "no" else options.mixed_precision,
-        log_with=["tensorboard"] if is_tensorboard_available() else None,
-        project_dir=options.output_dir,
-        dataloader_config=DataLoaderConfiguration(use_seedable_sampler=True, data_seed=options.seed),
-    )
+    try:
+        accelerator = Accelerator(
+            mixed_precision=options.mixed_precision,
+            log_with=["tensorboard"] if is_tensorboard_available() else None,
+            project_dir=options.output_dir,
+            dataloader_config=DataLoaderConfiguration(use_seedable_sampler=True, data_seed=options.seed),
+            kwargs_handlers=[
+                InitProcessGroupKwargs(timeout=SCORING),
+                # a forward pass that one process repeats exchanges nothing; `Keeper` shares buffers where they count
+                DistributedDataParallelKwargs(broadcast_buffers=False),
+            ],
+        )
+    except ValueError as error:  # this machine cannot compute so
+        raise SettingsError(f"`training.mixed_precision` is {options.mixed_precision}: {one_line(error)}") from error
     for name in ("FSDP", "DEEPSPEED"):
         if os.environ.get(f"ACCELERATE_USE_{name}") == "true" and accelerator.distributed_type != name:
             raise SettingsError(

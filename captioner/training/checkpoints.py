@@ -5,7 +5,6 @@ Tensors lie in safetensors files under names, everything else in `state.json`. K
 
 import json
 import re
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +12,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from ..base import one_line, say, whole
+from ..base import one_line, remove, whole
 from ..model import Captioner, CaptionerProcessor, write_card
 
 CHECKPOINT = re.compile(r"checkpoint-(\d+)")
+STATE = "state.json"
 
 Tensors = dict[str, dict[str, Tensor]]
 
@@ -46,25 +46,8 @@ def step_of(checkpoint: Path) -> int:
     return int(CHECKPOINT.fullmatch(checkpoint.name)[1])
 
 
-def newest_checkpoint(run: Path, resume: bool) -> Path | None:
-    """The checkpoint to go on from; None starts afresh.
-
-    Raises:
-        CheckpointError: there is one, but the run is not to be resumed.
-    """
-    found = checkpoints(run)
-    if found and not resume:
-        raise CheckpointError(
-            f"{run} holds {found[-1].name} of an earlier run; add --resume to go on from it, set another "
-            "`training.output_dir`, or remove it"
-        )
-    if resume and not found:
-        say(f"nothing to resume in {run}: starting afresh")
-    return found[-1] if found else None
-
-
 def write_checkpoint(run: Path, step: int, tensors: Tensors, facts: dict[str, Any], most: int | None) -> None:
-    """Write `run/checkpoint-STEP`, then remove the oldest beyond `most`.
+    """Write `run/checkpoint-STEP`, then remove the oldest beyond `most` that were written here.
 
     Args:
         tensors: file → name → tensor.
@@ -73,16 +56,16 @@ def write_checkpoint(run: Path, step: int, tensors: Tensors, facts: dict[str, An
     with whole(run / f"checkpoint-{step}") as fresh:
         for file, own in tensors.items():
             save_file(_apart(own), fresh / f"{file}.safetensors")
-        (fresh / "state.json").write_text(json.dumps(facts))
+        (fresh / STATE).write_text(json.dumps(facts, allow_nan=False))
     if most is not None:
         for path in checkpoints(run)[:-most]:
-            shutil.rmtree(path)
+            remove(path)
 
 
 def read_checkpoint(directory: Path) -> tuple[Tensors, dict[str, Any]]:
     """The tensors and facts of a checkpoint."""
     try:
-        facts = json.loads((directory / "state.json").read_text())
+        facts = json.loads((directory / STATE).read_text())
         return {path.stem: load_file(path) for path in directory.glob("*.safetensors")}, facts
     except (OSError, ValueError, SafetensorError) as error:
         raise CheckpointError(

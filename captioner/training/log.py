@@ -7,6 +7,7 @@ its numbers came about.
 import json
 import time
 from collections.abc import Iterable, Iterator
+from math import isfinite
 from pathlib import Path
 from textwrap import wrap
 from typing import Any
@@ -17,7 +18,7 @@ from accelerate import Accelerator
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from ..base import Settings
+from ..base import Settings, write_text
 from ..data import Split
 from ..model import ImageError, open_image
 
@@ -38,22 +39,30 @@ class RunLog:
         self.directory = Path(settings.training.output_dir)
         self.file = self.directory / "metrics.jsonl"
         self.losses: list[Tensor] = []
+        self.skipped = 0
         kept = [line for line in _lines(self.file) if line["step"] <= done] if done else []
         self.began = time.monotonic() - 60 * max((line["minutes"] for line in kept), default=0.0)
         accelerator.wait_for_everyone()
         if accelerator.is_main_process:
             self.directory.mkdir(parents=True, exist_ok=True)
             settings.save(self.directory / "settings.yaml")
-            self.file.write_text("".join(json.dumps(line) + "\n" for line in kept))
+            write_text(self.file, "".join(_line(line) for line in kept))
         accelerator.init_trackers("tensorboard", init_kwargs={"tensorboard": {"purge_step": done + 1}})
 
-    def step(self, step: int, loss: Tensor, rate: float) -> None:
-        """Note a step's loss; every `logging_steps` their mean becomes a line."""
-        self.losses.append(loss)
+    def step(self, step: int, loss: Tensor | None, rates: dict[str, float]) -> None:
+        """Note a step's loss, None where the step was left out; every `logging_steps` their mean becomes a line.
+
+        Args:
+            rates: of the next step, by the names of their settings.
+        """
+        self.losses += [] if loss is None else [loss]
+        self.skipped += loss is None
         if step % self.every == 0:
-            mean = torch.stack(self.losses).mean().item()
+            values = {"loss": torch.stack(self.losses).mean().item()} if self.losses else {}
+            values |= {"skipped_steps": self.skipped} if self.skipped else {}
             self.losses.clear()
-            self.write(step, {"loss": mean, "learning_rate": rate})
+            self.skipped = 0
+            self.write(step, values | rates)
 
     def write(self, step: int, values: dict[str, float], **notes: str) -> None:
         """Write one line now; notes go to the file alone."""
@@ -61,7 +70,7 @@ class RunLog:
         if self.accelerator.is_main_process:
             line = {"step": step, "minutes": round((time.monotonic() - self.began) / 60, 3), **values, **notes}
             with self.file.open("a") as file:
-                file.write(json.dumps(line) + "\n")
+                file.write(_line(line))
 
     def show(self, step: int, pictures: Iterable[tuple[str, np.ndarray]]) -> None:
         """Put pictures (H, W, 3), each with its name, into TensorBoard where it is installed."""
@@ -79,13 +88,21 @@ class RunLog:
         self.losses = [torch.tensor(loss, device=self.accelerator.device) for loss in pending]
 
 
+def _line(values: dict[str, Any]) -> str:
+    """A line of the log; what JSON has no number for becomes null."""
+    finite = {name: None if isinstance(v, float) and not isfinite(v) else v for name, v in values.items()}
+    return json.dumps(finite, allow_nan=False) + "\n"
+
+
 def _lines(file: Path) -> Iterator[dict[str, Any]]:
-    """The lines of a log; one that a kill cut short is left out."""
-    for line in file.read_text().splitlines() if file.exists() else ():
+    """The lines of a log; one that a kill cut short, or that is no line of a log, is left out."""
+    for text in file.read_bytes().split(b"\n") if file.exists() else ():
         try:
-            yield json.loads(line)
-        except json.JSONDecodeError:
+            line = json.loads(text)
+        except ValueError:
             continue
+        if isinstance(line, dict) and all(isinstance(line.get(key), int | float) for key in ("step", "minutes")):
+            yield line
 
 
 def captioned_pictures(records: list[dict[str, Any]], samples: Split) -> Iterator[tuple[str, np.ndarray]]:

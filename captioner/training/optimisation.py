@@ -4,19 +4,21 @@ Knows nothing about data or loops. LoRA is PEFT's (Hu et al. 2021, arXiv 2106.09
 """
 
 import copy
+from inspect import signature
 from typing import Any
 
 from accelerate.utils import is_peft_available
 from torch import nn
 from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LRScheduler
-from transformers import get_scheduler
+from transformers.optimization import TYPE_TO_SCHEDULER_FUNCTION, get_scheduler
 from transformers.trainer_utils import SchedulerType
 
-from ..base import SettingsError, TrainingSettings, one_line
+from ..base import SettingsError, TrainingSettings, one_line, some
 from ..model import Captioner
 
 TRAINED_PARTS = ("image_encoder", "context_encoder", "decoder", "cross_attention", "encoders")
+GIVEN = {"optimizer", "num_warmup_steps", "num_training_steps", "last_epoch"}  # to a schedule, by other settings
 
 
 def part_parameters(model: Captioner) -> dict[str, list[nn.Parameter]]:
@@ -42,11 +44,15 @@ def part_parameters(model: Captioner) -> dict[str, list[nn.Parameter]]:
 
 def part_rate(part: str, options: TrainingSettings) -> float:
     """The learning rate of a part; that of `encoders.NAME` may be given for all of them or by name."""
+    rate = own_rate(part, options)
+    return options.learning_rate if rate is None else rate
+
+
+def own_rate(part: str, options: TrainingSettings) -> float | None:
+    """The learning rate that a part has for itself."""
     section, _, name = part.partition(".")
     rate = getattr(options, f"{section}_learning_rate")
-    if isinstance(rate, dict):
-        rate = rate.get(name)
-    return options.learning_rate if rate is None else rate
+    return rate.get(name) if isinstance(rate, dict) else rate
 
 
 def parameter_groups(model: Captioner, options: TrainingSettings) -> list[dict[str, Any]]:
@@ -74,6 +80,26 @@ def parameter_groups(model: Captioner, options: TrainingSettings) -> list[dict[s
     return [{"params": own, "lr": rate, "weight_decay": decay} for (rate, decay), own in groups.items()]
 
 
+def check_rates(model: Captioner, options: TrainingSettings) -> None:
+    """Make sure that each part with a rate of its own is there.
+
+    Raises:
+        SettingsError: one is not.
+    """
+    parts = part_parameters(model)
+    there = {part.partition(".")[0] for part, own in parts.items() if own}
+    for part in TRAINED_PARTS:
+        if getattr(options, f"{part}_learning_rate") is not None and part not in there:
+            raise SettingsError(f"`training.{part}_learning_rate` is set, but the captioner has no {part}; remove it")
+    if isinstance(options.encoders_learning_rate, dict):
+        unknown = sorted(options.encoders_learning_rate.keys() - model.encoder.further.keys())
+        if unknown:
+            raise SettingsError(
+                f"`training.encoders_learning_rate` names {some(unknown)}, but `encoders` of the captioner are "
+                f"{some(model.encoder.further)}"
+            )
+
+
 def set_training_mode(wrapped: nn.Module, model: Captioner, options: TrainingSettings) -> None:
     """Training mode but for frozen encoders: their batch norms and dropout stay as in captioning."""
     wrapped.train()
@@ -91,13 +117,21 @@ def build_optimizer(model: Captioner, options: TrainingSettings) -> Optimizer:
 
 
 def build_schedule(optimizer: Optimizer, options: TrainingSettings) -> LRScheduler:
-    """Any of transformers' schedules that needs no scores."""
-    names = sorted({kind.value for kind in SchedulerType} - {SchedulerType.REDUCE_ON_PLATEAU.value})
-    if options.lr_scheduler_type not in names:
-        raise SettingsError(
-            f"`training.lr_scheduler_type` must be one of {names}, but is {options.lr_scheduler_type!r}"
-        )
+    """Any of transformers' schedules that follow from the step alone.
+
+    Raises:
+        SettingsError: another schedule, or an option that it does not take.
+    """
     kwargs = options.lr_scheduler_kwargs
+    taken = _schedules().get(options.lr_scheduler_type)
+    if taken is None:
+        raise SettingsError(
+            f"`training.lr_scheduler_type` must be one of {sorted(_schedules())}, but is {options.lr_scheduler_type!r}"
+        )
+    if not kwargs.keys() <= taken:
+        raise SettingsError(
+            f"`training.lr_scheduler_kwargs` is {kwargs}, but {options.lr_scheduler_type!r} takes {some(sorted(taken))}"
+        )
     try:
         return get_scheduler(
             options.lr_scheduler_type,
@@ -108,6 +142,13 @@ def build_schedule(optimizer: Optimizer, options: TrainingSettings) -> LRSchedul
         )
     except (TypeError, ValueError) as error:
         raise SettingsError(f"`training.lr_scheduler_kwargs` is {kwargs}: {one_line(error)}") from error
+
+
+def _schedules() -> dict[str, set[str]]:
+    """The schedules that need nothing but steps, and the further options that each takes."""
+    taken = {kind: set(signature(make).parameters) for kind, make in TYPE_TO_SCHEDULER_FUNCTION.items()}
+    usable = {kind for kind, own in taken.items() if "num_warmup_steps" in own} | {SchedulerType.CONSTANT}
+    return {kind.value: taken[kind] - GIVEN for kind in usable}
 
 
 def prepare_model(model: Captioner, options: TrainingSettings) -> None:

@@ -30,12 +30,20 @@ class Keeper:
         state: of the captioner that is trained; if it has an average, that is validated and saved instead.
         log: takes the scores; captioners are saved beside it.
         bad: takes what is wrong with validation samples.
+        borrowed: metrics beyond our own.
     """
 
-    def __init__(self, settings: Settings, state: RunState, processor: CaptionerProcessor, log: RunLog, bad: BadData):
+    def __init__(
+        self,
+        settings: Settings,
+        state: RunState,
+        processor: CaptionerProcessor,
+        log: RunLog,
+        bad: BadData,
+        borrowed: BorrowedMetrics,
+    ):
         self.settings, self.state, self.processor, self.log, self.bad = settings, state, processor, log, bad
-        self.accelerator = state.accelerator
-        self.borrowed = BorrowedMetrics(settings.training, self.accelerator.device)
+        self.accelerator, self.borrowed = state.accelerator, borrowed
         self.best: dict[str, float] = {}
         self.waited = 0
 

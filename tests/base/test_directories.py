@@ -130,9 +130,14 @@ def test_a_kill_at_any_moment_leaves_the_old_or_the_new_one_and_what_was_put_int
 
 def test_work_that_fails_leaves_the_directory_and_nothing_beside_it(tmp_path):
     fill(tmp_path / "best", a="1")
-    with pytest.raises(WriteError, match="cannot write .*best: .*full"), whole(tmp_path / "best") as fresh:
-        (fresh / "a").write_text("2")
-        raise OSError("full")
+
+    def fail():
+        with whole(tmp_path / "best") as fresh:
+            (fresh / "a").write_text("2")
+            raise OSError("full")
+
+    with pytest.raises(WriteError, match="cannot write .*best: .*full"):
+        fail()
     assert content(tmp_path) == {"best/a": "1"}
     assert os.listdir(tmp_path) == ["best"]
 
