@@ -10,12 +10,14 @@ from safetensors import safe_open
 from torch import Tensor, nn
 from transformers import AutoModel, AutoModelForCausalLM
 
-from ..base import one_line
+from ..base import one_line, some
 from ..model import Captioner, TransformersEncoder, build_backbone, text_encoder_class
+from .checking import misplaced, reason
 from .language_models import FAMILIES
+from .locating import SHIPPED, AdoptError
 
-SHIPPED = Path(__file__).parents[1] / "shipped"
 IMAGE_ENCODER = "encoder.image.backbone."  # in a captioner's weights
+MISSING_SHARE = 0.5  # of a part's tensors at most
 
 
 class PartsError(ValueError):
@@ -23,18 +25,55 @@ class PartsError(ValueError):
 
 
 def load_part(auto: type, name: str, **options: Any) -> Any:
-    """Load a part by name or directory with one of transformers' auto classes.
+    """Load a part by name or directory with one of transformers' auto classes; code that lies beside it is not run.
 
     Raises:
-        PartsError: no such part there.
+        PartsError: no such part there, or one that is broken.
     """
     try:
-        return auto.from_pretrained(name, **options)
-    except (OSError, ValueError) as error:
+        return auto.from_pretrained(name, trust_remote_code=False, **options)
+    except Exception as error:
         raise PartsError(
             f"cannot load the pretrained part {name!r}: give a local directory or a Hub repository that can be "
-            f"reached ({one_line(error)[:160]})"
+            f"reached ({reason(name, error)})"
         ) from error
+
+
+def load_weights(auto: type, name: str, **options: Any) -> Any:
+    """Load a model as `load_part` does, most of whose weights are there; a head that is missing stays new.
+
+    Raises:
+        PartsError: also where the weights are those of another model.
+    """
+    model, info = load_part(auto, name, output_loading_info=True, **options)
+    lacking, most = len(info["missing_keys"]), len(model.state_dict())
+    if lacking > MISSING_SHARE * most:
+        raise PartsError(
+            f"the weights in {name!r} are not those of its config.json: {lacking} of {most} tensors are missing "
+            f"({some(sorted(info['missing_keys']), 3)}); save both of one model"
+        )
+    return model
+
+
+def whole_model(kind: type, source: str, strict: bool = True, **options: Any) -> Any:
+    """Load a model of transformers whose weights are all there, in the shapes that its configuration says.
+
+    Args:
+        kind: the class of the model.
+        strict: weights that the model has no place for are refused too.
+        options: for `from_pretrained`; with `ignore_mismatched_sizes`, shapes may differ.
+
+    Raises:
+        AdoptError: weights that are missing, too many or of another shape.
+    """
+    asked = {"ignore_mismatched_sizes": True, "output_loading_info": True}
+    model, info = kind.from_pretrained(source, **options | asked)
+    if options.get("ignore_mismatched_sizes"):
+        info = {**info, "mismatched_keys": ()}
+    why = misplaced(model, info, strict)
+    if why is not None:
+        raise AdoptError(f"the weights in {source} are not those of its config.json: {why}; save both of one captioner")
+    return model
 
 
 def load_timm_weights(backbone: nn.Module, image_encoder: dict[str, Any]) -> None:
@@ -89,20 +128,20 @@ def _load_captioners_image_encoder(backbone: nn.Module, file: Path) -> None:
 def load_context_weights(captioner: Captioner, name: str) -> None:
     """Those of a pretrained text encoder."""
     config = captioner.config.context_encoder
-    source = load_part(text_encoder_class(config), name, config=config)
+    source = load_weights(text_encoder_class(config), name, config=config)
     captioner.encoder.context.model.load_state_dict(source.state_dict(), strict=False)
 
 
 def load_modality_weights(encoder: TransformersEncoder, name: str) -> None:
     """Those of a pretrained encoder of a further modality."""
-    source = load_part(AutoModel, name)
+    source = load_weights(AutoModel, name)
     source = source.get_encoder() if source.config.is_encoder_decoder else source
     encoder.model.load_state_dict(source.state_dict(), strict=False)
 
 
 def load_decoder_weights(captioner: Captioner, name: str) -> None:
     """Those of a pretrained language model, its vocabulary head included."""
-    source = load_part(AutoModelForCausalLM, name)
+    source = load_weights(AutoModelForCausalLM, name)
     fill(captioner, FAMILIES[source.config.model_type].weights(source))
 
 
