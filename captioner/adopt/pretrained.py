@@ -11,12 +11,13 @@ from torch import Tensor, nn
 from transformers import AutoModel, AutoModelForCausalLM
 
 from ..base import one_line, some
-from ..model import Captioner, TransformersEncoder, build_backbone, text_encoder_class
-from .checking import misplaced, reason
+from ..model import Captioner, TransformersEncoder, build_backbone, local_folder, text_encoder_class
+from .checking import LONGEST_REASON, broken_file, misplaced, reason
 from .language_models import FAMILIES
 from .locating import SHIPPED, AdoptError
 
 IMAGE_ENCODER = "encoder.image.backbone."  # in a captioner's weights
+TIMM_WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # as timm calls them in a folder
 MISSING_SHARE = 0.5  # of a part's tensors at most
 
 
@@ -95,24 +96,52 @@ def load_timm_weights(backbone: nn.Module, image_encoder: dict[str, Any]) -> Non
         _load_captioners_image_encoder(backbone, captioner)
         return
     options = {k: v for k, v in image_encoder.items() if k != "pretrained"}
-    if isinstance(weights, str):
-        if not Path(weights).is_file():
-            raise PartsError(
-                f"`image_encoder.pretrained` is {weights!r}, which is no file and no captioner; give one, true or false"
-            )
-        options["pretrained_cfg_overlay"] = {"file": weights}
+    folder = local_folder(options["name"])
+    file = weights if isinstance(weights, str) else None if folder is None else _weights_of_timm(folder)
+    given = None if file is None else _timm_weights(Path(file))
     try:
-        source = build_backbone(options, pretrained=True)
+        source = build_backbone(options, True, given)
     except (OSError, RuntimeError) as error:
         raise PartsError(
             f"cannot load the weights of {options['name']!r}: the Hub must be reachable, or `image_encoder.pretrained` "
-            f"the path of a local file ({one_line(error)[:160]})"
+            f"the path of a local file ({one_line(error)[:LONGEST_REASON]})"
         ) from error
     backbone.load_state_dict(source.state_dict())
 
 
+def _weights_of_timm(folder: Path) -> Path:
+    """The weights in a folder that timm saved a model in; a file of safetensors rather than a pickle."""
+    return next((file for name in TIMM_WEIGHTS if (file := folder / name).is_file()), folder / TIMM_WEIGHTS[0])
+
+
+def _timm_weights(file: Path) -> dict[str, Any]:
+    """What timm is told to load: tensors that were read here without running anything that a pickle asks for.
+
+    Raises:
+        PartsError: no file, or one that holds no tensors.
+    """
+    if not file.is_file():
+        raise PartsError(
+            f"`image_encoder.pretrained` is {str(file)!r}, which is no file and no captioner; give one, true or false"
+        )
+    if file.suffix == ".npz":
+        return {"file": str(file)}
+    from timm.models import load_state_dict
+
+    try:
+        return {"state_dict": load_state_dict(str(file), weights_only=True)}
+    except Exception as error:
+        raise PartsError(
+            f"cannot read the weights in {file}: {reason(file, error)}; give a file of safetensors, or a checkpoint of "
+            "torch with tensors alone"
+        ) from error
+
+
 def _load_captioners_image_encoder(backbone: nn.Module, file: Path) -> None:
     """The image encoder's weights in a captioner's file."""
+    why = broken_file(file)
+    if why is not None:
+        raise PartsError(f"{why}; save or copy it anew")
     with safe_open(file, "pt") as tensors:
         names = [name for name in tensors.keys() if name.startswith(IMAGE_ENCODER)]  # noqa: SIM118
         weights = {name.removeprefix(IMAGE_ENCODER): tensors.get_tensor(name) for name in names}
@@ -121,7 +150,7 @@ def _load_captioners_image_encoder(backbone: nn.Module, file: Path) -> None:
     except RuntimeError as error:
         raise PartsError(
             f"{file} has no image encoder of this shape; set `model.image_encoder` as its config.json has it "
-            f"({one_line(error)[:160]})"
+            f"({one_line(error)[:LONGEST_REASON]})"
         ) from error
 
 
