@@ -34,7 +34,7 @@ from typer.testing import CliRunner
 
 import captioner
 from captioner.adopt import DEFAULT_MODEL
-from captioner.adopt.loading import SHIPPED
+from captioner.adopt.locating import SHIPPED
 from captioner.adopt.vocabulary import train_tokenizer
 from captioner.base import Settings, load_settings
 from captioner.cli.main import app

@@ -12,7 +12,8 @@ __getattr__, __dir__, __all__ = handed_on(
         ".model": "switch_conditioning",  # of the room below, where a captioner has it as a method too
         "architecture": "ForeignError",
         "language_models": "FamilyError",
-        "loading": "AdoptError DEFAULT_MODEL assemble load shipped_names",
+        "loading": "DEFAULT_MODEL assemble load",
+        "locating": "AdoptError shipped_names",
         "newcomers": "add_modality",
         "parts": "from_parts",
         "pretrained": "PartsError load_timm_weights",

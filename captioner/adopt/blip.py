@@ -11,6 +11,7 @@ from transformers import BlipForConditionalGeneration
 
 from .architecture import Architecture, ForeignCaptioner, ImageFamily
 from .language_models import BERT, module
+from .pretrained import whole_model
 
 NAME = BlipForConditionalGeneration.__name__
 
@@ -44,7 +45,7 @@ def _refusal(config: dict[str, Any]) -> str | None:
 
 def _load(source: str, **options: Any) -> ForeignCaptioner:
     """Starts with bos, ends with sep; the decoder's keys and values are as wide as the image encoder's states."""
-    model = BlipForConditionalGeneration.from_pretrained(source, **options)
+    model = whole_model(BlipForConditionalGeneration, source, strict=False, **options)
     text, width = model.config.text_config, model.config.vision_config.hidden_size
     generation = deepcopy(model.text_decoder.generation_config)
     generation.bos_token_id = generation.decoder_start_token_id = text.bos_token_id

@@ -10,10 +10,10 @@ from typing import Any
 from torch import Tensor
 from transformers import AutoImageProcessor, AutoModel, AutoTokenizer, GenerationConfig, PreTrainedTokenizerBase
 
-from ..base import one_line
 from ..model import Captioner, CaptionerConfig, CaptionerProcessor, DecoderConfig, ImageSettings
 from .architecture import ForeignCaptioner, ForeignError
 from .blip import BLIP
+from .checking import reason
 from .language_models import module
 from .vision_encoder_decoder import VISION_ENCODER_DECODER
 
@@ -54,13 +54,13 @@ def adopt(
 
 
 def _beside(source: str, what: str, auto: type, hub: dict[str, Any]) -> Any:
-    """What lies beside the model, loaded by one of transformers' auto classes."""
+    """What lies beside the model, loaded by one of transformers' auto classes; code that lies there is not run."""
     try:
-        return auto.from_pretrained(source, **hub)
-    except (OSError, ValueError) as error:
+        return auto.from_pretrained(source, trust_remote_code=False, **hub)
+    except Exception as error:
         raise ForeignError(
             f"{source} has no {what} that can be loaded; `save_pretrained` the one that the model was trained with "
-            f"there ({one_line(error)[:160]})"
+            f"there ({reason(source, error)})"
         ) from error
 
 

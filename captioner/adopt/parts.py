@@ -226,7 +226,7 @@ def _extractor(encoder: dict[str, Any] | str) -> FeatureExtractionMixin | None:
     if not isinstance(encoder, str):
         return None
     try:
-        return AutoFeatureExtractor.from_pretrained(encoder)
+        return AutoFeatureExtractor.from_pretrained(encoder, trust_remote_code=False)
     except (OSError, ValueError):
         return None
 

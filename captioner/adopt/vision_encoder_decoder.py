@@ -12,6 +12,7 @@ from transformers import VisionEncoderDecoderModel
 
 from .architecture import Architecture, ForeignCaptioner, ImageFamily
 from .language_models import FAMILIES, module
+from .pretrained import whole_model
 
 
 def _vit_weights(vit: nn.Module) -> dict[str, Tensor]:
@@ -58,7 +59,7 @@ def _refusal(config: dict[str, Any]) -> str | None:
 
 def _load(source: str, **options: Any) -> ForeignCaptioner:
     """Special tokens may stand in any of three places; the first that names one is the one that `generate` asks."""
-    model = VisionEncoderDecoderModel.from_pretrained(source, **options)
+    model = whole_model(VisionEncoderDecoderModel, source, strict=False, **options)
     generation = deepcopy(model.generation_config)
     for name in ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id"):
         places = (generation, model.config, model.config.decoder)

@@ -16,6 +16,7 @@ __getattr__, __dir__, __all__ = handed_on(
         "context_encoder": "text_encoder_class",
         "decoder": "FeedForward",
         "image_encoder": "ImageEncoder build_backbone",
+        "image_options": "local_folder",
         "images": "ImageError ImageSettings as_list each open_image reason stack",
         "memory": "Memory SharedMemoryCache",
         "model": "Captioner",

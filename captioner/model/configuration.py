@@ -168,9 +168,10 @@ class CaptionerConfig(PreTrainedConfig):
     """Shape of a whole captioner.
 
     Args:
-        image_encoder: `{"name": timm model, "image_size": pixels, …}`; further keys go to timm's model constructor,
-            except `stem` (see `image_encoder.STEMS`), `norm_eps` (of a ViT's norms) and the processor's `mean`, `std`,
-            `interpolation`, `crop_pct`, `crop_mode`. None: a captioner that only reads.
+        image_encoder: `{"name": timm model, "image_size": pixels, …}`; further keys shape timm's model, if they stand
+            in the list of `image_options.py`, except `stem` (see `image_encoder.STEMS`), `norm_eps` (of a ViT's norms)
+            and the processor's `mean`, `std`, `interpolation`, `crop_pct`, `crop_mode`. None: a captioner that only
+            reads.
         context_encoder: a transformers config (or its dict with `model_type`). None: a captioner that only looks.
         encoders: further modalities by name, each the dict of a transformers config (with `model_type`), or
             `{"feature_size": D, …}` for features that are made already; see `modality_encoders.py`.

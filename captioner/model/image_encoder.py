@@ -11,6 +11,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from .image_options import timm_settings, with_architecture
+
 PROCESSOR_KEYS = ("mean", "std", "interpolation", "crop_pct", "crop_mode")
 
 
@@ -40,31 +42,44 @@ STEMS = {"convolutional": ConvolutionalStem}
 POSITION_STD = 0.5  # beside a stem's strong features, ViT's own 0.02 leaves a captioner blind to where things are
 
 
-def build_backbone(image_encoder: dict[str, Any], pretrained: bool = False) -> nn.Module:
+def build_backbone(
+    image_encoder: dict[str, Any], pretrained: bool = False, weights: dict[str, Any] | None = None
+) -> nn.Module:
     """Build a timm model without head or pooling from `CaptionerConfig.image_encoder`.
+
+    Args:
+        image_encoder: the model's name and the options of `image_options.py`; nothing else reaches timm.
+        pretrained: load weights, resized where the image size differs.
+        weights: where they are, in place of the Hub: timm's `state_dict` or `file`.
 
     Raises:
         ValueError: a name that timm does not know, an unknown stem, or an option that the model does not take.
+        OSError, RuntimeError: weights that cannot be had.
     """
     import timm
 
-    options = {key: value for key, value in image_encoder.items() if key not in PROCESSOR_KEYS}
+    options = {key: value for key, value in with_architecture(image_encoder).items() if key not in PROCESSOR_KEYS}
     name, size, stem = options.pop("name"), options.pop("image_size", None), options.pop("stem", None)
-    if not timm.is_model(name) and not name.startswith("local-dir:"):
-        near = get_close_matches(name, timm.list_models(), n=5)
+    if not isinstance(name, str) or not timm.is_model(name):
+        near = get_close_matches(str(name), timm.list_models(), n=5)
         raise ValueError(f"timm has no model {name!r}; similar names: {near}, all: timm.list_models()")
-    cfg = timm.models.get_pretrained_cfg(name)
+    cfg = timm_settings(name)
     if size is not None and cfg is not None and cfg.fixed_input_size:
         options["img_size"] = size
     if stem is not None:
         options |= _stem_options(stem, size, options)
     if "norm_eps" in options:
         options["norm_layer"] = partial(nn.LayerNorm, eps=options.pop("norm_eps"))
+    pool = "token" if "distilled" in name else ""  # distilled heads insist on it; no head is ever called
+    options |= {"num_classes": 0, "global_pool": pool}
     try:
-        pool = "token" if "distilled" in name else ""  # distilled heads insist on it; no head is ever called
-        backbone = timm.create_model(name, pretrained=pretrained, num_classes=0, global_pool=pool, **options)
+        backbone = timm.create_model(name, pretrained=pretrained, pretrained_cfg_overlay=weights, **options)
     except TypeError as error:
         raise ValueError(f"the timm model {name!r} does not take one of {sorted(options)}: {error}") from error
+    except Exception as error:
+        if pretrained and isinstance(error, OSError | RuntimeError):
+            raise
+        raise ValueError(f"timm cannot build {name!r} with {options}: {error!r}; change an option") from error
     if stem is not None:
         nn.init.normal_(backbone.pos_embed, std=POSITION_STD)
     if hasattr(backbone, "head"):

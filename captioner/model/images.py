@@ -3,14 +3,12 @@
 Knows nothing about text. Letters: B, H, W as in every file; C channels, I images of a sample.
 """
 
-import json
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from io import BytesIO
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +16,8 @@ import torch
 from PIL import ExifTags, Image, ImageFile, ImageOps, UnidentifiedImageError
 from torch import Tensor
 from torchvision.transforms.v2 import InterpolationMode, functional
+
+from .image_options import local_folder, saved_settings, timm_settings
 
 CHANNELS = (1, 3, 4)
 # Values that may stand for white in a deep grey image; the first that no pixel exceeds is taken.
@@ -211,14 +211,14 @@ def two_sides(size: int | Sequence[int]) -> tuple[int, int]:
 
 def _timm_data_config(name: str) -> dict[str, Any]:
     from timm.data import resolve_data_config
-    from timm.models import get_pretrained_cfg, is_model
+    from timm.models import is_model
 
-    scheme, _, folder = name.partition(":")
-    if scheme == "local-dir":
-        return resolve_data_config({}, json.loads(Path(folder, "config.json").read_text())["pretrained_cfg"])
+    folder = local_folder(name)
+    if folder is not None:
+        return resolve_data_config({}, saved_settings(folder).get("pretrained_cfg") or {})
     if not is_model(name):
         raise ValueError(f"timm has no model {name!r}; timm.list_models() names them")
-    cfg = get_pretrained_cfg(name)
+    cfg = timm_settings(name)
     return resolve_data_config({}, cfg.to_dict() if cfg else {"crop_pct": None})
 
 

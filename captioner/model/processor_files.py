@@ -37,7 +37,7 @@ def read_parts(name: str, subfolder: str, hub_kwargs: dict[str, Any], kind: str)
 
     def load(auto: type, *folders: str, **options: Any) -> Any:
         place = "/".join(folder for folder in (subfolder, *folders) if folder)
-        return auto.from_pretrained(name, subfolder=place, **options, **hub_kwargs)
+        return auto.from_pretrained(name, subfolder=place, **options, **{"trust_remote_code": False} | hub_kwargs)
 
     state.pop("auto_map", None)
     settings, folder = state.pop("image_settings"), state.pop("context_tokenizer")

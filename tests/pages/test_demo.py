@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from captioner.adopt import assemble, load, loading
+from captioner.adopt import assemble, load, locating
 from captioner.base import console, load_settings
 from captioner.cli.main import app
 from captioner.evaluation import evaluate, score_records
@@ -42,7 +42,7 @@ def done(shipped, tmp_path_factory):
     """One demo, run by the command line: its folder and what it printed."""
     folder = tmp_path_factory.mktemp("out")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loading, "SHIPPED", shipped)
+        patch.setattr(locating, "SHIPPED", shipped)
         patch.setattr(console, "_width", 80)
         arguments = ["demo", "--output", str(folder / "page.html"), "--scenes", "2", "--steps", "4"]
         result = CliRunner().invoke(app, arguments, catch_exceptions=False)
@@ -93,7 +93,7 @@ def test_the_page_shows_the_scenes_and_the_training(done):
 
 def test_the_commands_that_it_names_run(done, shipped, monkeypatch):
     folder, printed = done
-    monkeypatch.setattr(loading, "SHIPPED", shipped)
+    monkeypatch.setattr(locating, "SHIPPED", shipped)
     commands = [line.strip() for line in printed.splitlines() if line.startswith("  captioner ")]
     assert len(commands) == 4
     assert str(folder / "page.html") in printed
@@ -145,7 +145,7 @@ def test_the_steps_fit_into_two_minutes(monkeypatch, milliseconds, least, most):
 
 
 def test_an_installation_without_captioners_is_explained(tmp_path, monkeypatch):
-    monkeypatch.setattr(loading, "SHIPPED", tmp_path)
+    monkeypatch.setattr(locating, "SHIPPED", tmp_path)
     result = CliRunner().invoke(app, ["demo", "--output", str(tmp_path / "page.html")])
     assert result.exit_code == 2
     assert "lacks the shipped captioners ['scenes-concatenated', 'scenes-separate']" in " ".join(result.output.split())

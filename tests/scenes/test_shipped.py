@@ -3,7 +3,7 @@
 import pytest
 
 from captioner.adopt import AdoptError, load, shipped_names
-from captioner.adopt.loading import SHIPPED
+from captioner.adopt.locating import SHIPPED
 from captioner.base import GenerationSettings
 from captioner.evaluation import EvaluationOptions, evaluate
 from captioner.scenes import Scenes
