@@ -26,6 +26,12 @@ FOREIGN_RUN = re.compile(rb"[\x80-\xff]{3}")  # other code pages and broken UTF-
 UTF_8_LETTER = re.compile(rb"[\xc2-\xc5\xd0\xd1][\x80-\xbf]")  # the usual ones of two bytes
 HALF_SIGN = re.compile(r"\\u[dD][89a-fA-F]")  # may be one of a pair
 
+
+def _refuse(constant: str) -> Any:
+    raise ValueError(f"it has no {constant}; write null")
+
+
+DECODER = json.JSONDecoder(parse_constant=_refuse)
 _warned: list[str] = []
 
 
@@ -120,16 +126,12 @@ def parse_json(text: str, name: str) -> Any:
         TextError: it is no JSON.
     """
     try:
-        value = json.loads(text, parse_constant=_refuse)
-        if HALF_SIGN.search(text):
+        value = DECODER.decode(text)
+        if "\\u" in text and HALF_SIGN.search(text):
             json.dumps(value, ensure_ascii=False).encode()
         return value
     except (ValueError, RecursionError) as error:
         raise TextError(f"{name} is not JSON: {error}") from error
-
-
-def _refuse(constant: str) -> Any:
-    raise ValueError(f"it has no {constant}; write null")
 
 
 def json_lines(path: str | os.PathLike) -> Iterator[tuple[str, Any]]:
