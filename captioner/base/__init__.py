@@ -11,12 +11,14 @@ __getattr__, __dir__, __all__ = handed_on(
         "directories": "OccupiedError check_replaceable claim made_here recover remove unfinished_place whole",
         "failures": "FailureError",
         "files": "SUFFIXES WriteError explaining replacing write_text",
+        "paths": "all_existing existing",
         "processes": "DisagreementError Processes SCORING leave stopping",
         "screen": "console errors is_first_process progress say show watching",
         "settings": (
             "DataSettings GenerationSettings ModelSettings NEAR_DUPLICATE SelfCriticalSettings Settings "
             "SettingsError TrainingSettings load_settings"
         ),
+        "texts": "TextError decoded json_lines lines_of parse_json read_text",
         "wording": "one_line some",
     },
 )
