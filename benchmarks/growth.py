@@ -16,8 +16,7 @@ from pathlib import Path
 import torch
 from speed import ALLOCATOR, TOKENS, Row, both, images_of, our_call, peer_call, race, ratio, start, table
 
-from captioner.cpu import for_search
-from captioner.cpu.layouts import LAYOUTS
+from captioner.cpu import LAYOUTS, prepared
 from captioner.search.stepping import CaptionerStepper
 
 IMAGES, BEAMS = 4, (1, 3, 5, 10)
@@ -28,7 +27,7 @@ def times(row: Row, models: tuple, options: argparse.Namespace) -> list[list[flo
     """Seconds of the peer and of ours in every round."""
     pixels = images_of(row)
     peer, ours = models
-    fast = for_search(ours, row.images, row.beams, options.layout)
+    fast = prepared(ours, row.images, row.beams, options.layout)
     calls = [peer_call(peer, row, pixels), our_call(fast, row, pixels)]
     seconds, same = race(calls, options, warm=1)
     ids = "yes" if same else "**no**"
@@ -45,7 +44,7 @@ def growth(name: str, first: list[list[float]], last: list[list[float]]) -> None
 
 def held(models: tuple, row: Row, layout: str) -> int:
     """Bytes of keys and values of the memory after the first step."""
-    fast = for_search(models[1], row.images, row.beams, layout)
+    fast = prepared(models[1], row.images, row.beams, layout)
     memory = fast.encode(torch.randn(row.images, 3, row.pixels, row.pixels))
     stepper = CaptionerStepper(fast, memory, row.beams, 1 + row.beams * TOKENS)
     stepper.start(torch.zeros(row.images, 1, dtype=torch.long))
@@ -65,7 +64,7 @@ def added(who: str) -> None:
             if who == "peer":
                 peer_call(peer, row, pixels)()
             else:
-                our_call(for_search(ours, row.images, row.beams, who), row, pixels)()
+                our_call(prepared(ours, row.images, row.beams, who), row, pixels)()
     print(_memory("VmHWM") - before)
 
 

@@ -2,7 +2,7 @@
 
 Peers: `VisionEncoderDecoderModel` (ViT + GPT-2) and BLIP, each at its best attention backend, in fp32 and eager mode.
 Random weights in the real sizes, spread so that captions differ; no end token, 20 tokens; `load` adopts what the peer
-has saved, in each of the layouts of `layouts.LAYOUTS`: "auto" is what `captioner caption` does by itself, "fast"
+has saved, in each of the layouts of `cpu.LAYOUTS`: "auto" is what `captioner caption` does by itself, "fast"
 copies more. All take turns after two rounds of warming up, and a ratio is the median of the rounds' ratios. The
 allocator keeps freed memory for all, unless `--default-allocator`. Prints Markdown; without rows, all of them.
 """
@@ -36,8 +36,7 @@ from transformers import (
 from transformers.modeling_outputs import BaseModelOutput
 
 from captioner import Captioner, load
-from captioner.cpu import for_search
-from captioner.cpu.layouts import LAYOUTS
+from captioner.cpu import LAYOUTS, prepared
 from captioner.search import SearchOptions, search
 
 TOKENS = 20
@@ -180,7 +179,7 @@ def race(
 def line(row: Row, peer: nn.Module, ours: Captioner, options: argparse.Namespace) -> str:
     """One row of the table."""
     pixels = images_of(row)
-    contenders = [for_search(ours, row.images, row.beams, layout) for layout in options.layouts]
+    contenders = [prepared(ours, row.images, row.beams, layout) for layout in options.layouts]
     calls = [peer_call(peer, row, pixels), *(our_call(model, row, pixels) for model in contenders)]
     (theirs, *own), same = race(calls, options)
     cells = [row.name, f"{statistics.median(theirs):.3f}"]

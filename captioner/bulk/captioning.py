@@ -14,7 +14,7 @@ import torch
 from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 from torch import Tensor
 
-from ..cpu import for_search
+from ..cpu import prepared
 from ..model import Captioner, CaptionerProcessor, as_list, stack
 from ..retrieval import Retriever, check_has_context, join
 from ..search import Found, search, search_options
@@ -63,7 +63,7 @@ class Captioning:
             check_has_context(model)
         self.processor, self.options, self.retriever = processor, options, retriever
         self.search_options = search_options(options.generation, model, processor)
-        self.model = for_search(model, options.batch_size, self.search_options.captions, options.layout)
+        self.model = prepared(model, options.batch_size, self.search_options.captions, options.layout)
         self.batch_size, self.waited = options.batch_size, 0.0
 
     def run(

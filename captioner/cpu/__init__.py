@@ -1,4 +1,4 @@
-"""The same numbers, faster on a processor.
+"""The same numbers, faster on a processor: `prepared` makes a captioner that searches faster.
 
 Takes only the layers it knows by their exact type and leaves all others as they are; knows nothing about searches.
 """
@@ -8,8 +8,8 @@ from ..base.lazy import handed_on
 __getattr__, __dir__, __all__ = handed_on(
     __name__,
     {
-        "blocks": "Blocks",
-        "layouts": "for_search",
-        "products": "by_onednn is_plain onednn_is_wider product wide_products",
+        "layouts": "LAYOUTS LayoutError",
+        "preparing": "prepared",
+        "products": "wide_products",
     },
 )

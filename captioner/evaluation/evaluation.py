@@ -13,7 +13,7 @@ from accelerate.utils import broadcast_object_list, gather_object
 from torch.utils.data import DataLoader, Subset
 
 from ..base import GenerationSettings
-from ..cpu import for_search
+from ..cpu import prepared
 from ..data import Bad, CaptionDataset, DataError, EvaluationCollator, sift
 from ..metrics import signature
 from ..model import Captioner, CaptionerProcessor, input_names
@@ -86,7 +86,7 @@ def caption_batches(
         samples = batch.pop("samples")
         if not samples:  # none could be read
             continue
-        fast = fast or for_search(model, len(samples), options.captions)
+        fast = fast or prepared(model, len(samples), options.captions)
         batch = {name: value.to(model.device) for name, value in batch.items() if name in model.encoder_inputs}
         if hidden is not None:
             batch = hide(batch, hidden)

@@ -7,8 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from PIL import Image
 
+from ..cpu import wide_products
 from ..model import Captioner, CaptionerProcessor, as_list, each, open_image
 from .attribution import Attribution, AttributionError
 from .measuring import attribute
@@ -72,4 +74,6 @@ def generated_ids(
     most = model.config.decoder.max_positions - 1
     options = {"max_new_tokens": most, **search_options}
     options["max_new_tokens"] = min(most, options["max_new_tokens"])
-    return model.generate(**batch, **options).tolist()
+    with torch.no_grad(), wide_products(model.device):
+        memory = model.encode(**batch)
+    return model.generate(encoder_outputs=memory, **options).tolist()

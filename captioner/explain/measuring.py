@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..cpu import wide_products
 from ..model import IGNORED_LABEL, Captioner, CaptionerProcessor, Grid, ImageEncoder, Memory, Weights, nearest_grid
 from .attribution import Attribution, AttributionError
 from .recording import record, rollout
@@ -89,7 +90,8 @@ def _encode(model: Captioner, inputs: dict[str, Tensor]) -> tuple[Memory, Weight
         for name, resampler in resamplers.items()
     ]
     try:
-        memory = model.encode(**inputs)
+        with wide_products(model.device):
+            memory = model.encode(**inputs)
     finally:
         for hook in hooks:
             hook.remove()

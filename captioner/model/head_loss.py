@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
+from torch.overrides import wrap_torch_function
 
-from ..cpu import by_onednn, is_plain, onednn_is_wider, product
+from .unmodified import is_plain, is_unmodified
 
 PIECE = 1024  # tokens whose logits are made at a time
 ALIGNED = 16  # numbers: products are written slower to rows that start anywhere
@@ -25,14 +26,27 @@ def head_cross_entropy(head: nn.Module, states: Tensor, targets: Tensor, smoothi
     """
     if not _only_multiplies(head, states):
         return F.cross_entropy(head(states).float(), targets, reduction="sum", label_smoothing=smoothing)
-    return _HeadCrossEntropy.apply(states, head.weight, head.bias, targets, smoothing)
+    inputs = (states, head.weight, head.bias)
+    if not torch.is_grad_enabled():
+        inputs = tuple(None if own is None else own.detach() for own in inputs)
+    return _HeadCrossEntropy.apply(*inputs, targets, smoothing)
 
 
 def _only_multiplies(head: nn.Module, states: Tensor) -> bool:
     """Whether the head is a product in float32 on a CPU and nothing else."""
-    if type(head) is not nn.Linear or torch.is_autocast_enabled("cpu"):
+    if not is_unmodified(head, nn.Linear) or torch.is_autocast_enabled("cpu"):
         return False
     return is_plain(states) and is_plain(head.weight)
+
+
+@wrap_torch_function(lambda x, weight, bias=None, out=None: (x, weight))
+def matrix_product(x: Tensor, weight: Tensor, bias: Tensor | None = None, out: Tensor | None = None) -> Tensor:
+    """x (R, in) and weight (out, in), of any strides → (R, out), written to `out` if given; without gradients.
+
+    A `TorchFunctionMode` may multiply otherwise, as it may all functions of torch; it need not write to `out`.
+    """
+    y = torch.mm(x, weight.t(), out=out)
+    return y if bias is None else y.add_(bias)
 
 
 class _HeadCrossEntropy(torch.autograd.Function):
@@ -40,19 +54,19 @@ class _HeadCrossEntropy(torch.autograd.Function):
     def forward(
         ctx: Any, states: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, smoothing: float
     ) -> Tensor:
-        """Loss and gradients, piece by piece."""
+        """Loss and, of what wants them, gradients, piece by piece."""
         of_states, of_weight, of_bias = ctx.needs_input_grad[:3]
         pieces: list[Tensor] = []
         totals: list[Tensor | None] = [None, None]
         loss = states.new_zeros(())
-        room = states.new_empty(0 if onednn_is_wider() else min(len(states), PIECE), _aligned(len(weight)))
+        buffer = states.new_empty(min(len(states), PIECE), _aligned(len(weight)))[:, : len(weight)]
         for own, wanted in zip(states.split(PIECE), targets[:, None].split(PIECE), strict=True):
-            logits = _logits(own, weight, bias, room)
+            logits = matrix_product(own, weight, bias, buffer[: len(own)])
             loss += _into_gradient(logits, wanted, smoothing)
             if of_states:
-                pieces.append(product(logits, weight.t()))
+                pieces.append(matrix_product(logits, weight.t()))
             if of_weight:
-                totals[0] = _sum(totals[0], product(logits.t(), own.t()))
+                totals[0] = _sum(totals[0], matrix_product(logits.t(), own.t()))
             if of_bias:
                 totals[1] = _sum(totals[1], logits.sum(dim=0))
         ctx.save_for_backward(torch.cat(pieces) if of_states else None, *totals)
@@ -67,14 +81,6 @@ class _HeadCrossEntropy(torch.autograd.Function):
 
 def _aligned(words: int) -> int:
     return -(-words // ALIGNED) * ALIGNED
-
-
-def _logits(states: Tensor, weight: Tensor, bias: Tensor | None, room: Tensor) -> Tensor:
-    """States (R, D) → (R, V), in the room where oneDNN does not make them."""
-    if onednn_is_wider() and len(states):
-        return by_onednn(states, weight, bias)
-    logits = torch.mm(states, weight.t(), out=room[: len(states), : len(weight)])
-    return logits if bias is None else logits.add_(bias)
 
 
 def _into_gradient(logits: Tensor, targets: Tensor, smoothing: float) -> Tensor:

@@ -98,7 +98,7 @@ class MemoryLayer(DynamicLayer):
     """One attention's keys and values of the memory: written once, as they were given."""
 
     def update(self, key_states: Any, value_states: Any, *args: object, **kwargs: object) -> tuple[Any, Any]:
-        """Two tensors (B, H, ·, ·) or `Blocks` → themselves."""
+        """Two tensors (B, H, ·, ·), or what an attention keeps in their place → themselves."""
         self.keys, self.values, self.is_initialized = key_states, value_states, True
         return self.keys, self.values
 

@@ -3,7 +3,6 @@
 A transformers model: saved, loaded and generated with as users know it. Knows nothing about text or files.
 """
 
-from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -13,7 +12,6 @@ from transformers import AutoConfig, AutoModel, EncoderDecoderCache, GenerationM
 from transformers import initialization as init
 from transformers.modeling_outputs import Seq2SeqLMOutput
 
-from ..cpu import wide_products
 from .configuration import CaptionerConfig
 from .decoder import Decoder
 from .encoders import Encoders
@@ -109,9 +107,7 @@ class Captioner(PreTrainedModel, GenerationMixin):
         unknown = sorted(set(further) - set(self.encoder_inputs))
         if unknown:
             raise TypeError(f"the encoders take {', '.join(self.encoder_inputs)}, but not {', '.join(unknown)}")
-        # whoever trains decides how it multiplies, since checkpoints compute again by torch's own
-        with nullcontext() if torch.is_grad_enabled() else wide_products(self.device):
-            return self.encoder(pixel_values, image_mask, context_input_ids, context_attention_mask, **further)
+        return self.encoder(pixel_values, image_mask, context_input_ids, context_attention_mask, **further)
 
     def decode(
         self,

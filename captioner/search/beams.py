@@ -15,7 +15,7 @@ from transformers import LogitsProcessorList
 from ..model import largest
 from .constraints import Phrases
 from .options import SearchOptions
-from .stepping import Leaving
+from .stepping import Compaction
 
 LOWEST = -1e9  # the score of what is not there
 
@@ -178,10 +178,10 @@ class Beams:
             return self.ended.all(1) | ~self.improving
         return ~self.improving
 
-    def keep(self, leaving: Leaving) -> None:
+    def keep(self, compaction: Compaction) -> None:
         """Go on without the images that leave."""
         for name in ("ids", "scores", "ended_ids", "ended_scores", "ended_length", "ended", "improving"):
-            setattr(self, name, leaving.select(getattr(self, name)))
+            setattr(self, name, compaction.select(getattr(self, name)))
 
     def found(self, image: int) -> list[Found]:
         """The finished captions of an image, best first."""

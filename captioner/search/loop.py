@@ -13,7 +13,7 @@ from ..model import Captioner, Memory
 from .beams import Found
 from .constraints import rules
 from .options import SearchError, SearchOptions
-from .stepping import CaptionerStepper, Ensemble, Leaving, Stepper, masked_attention
+from .stepping import CaptionerStepper, Compaction, Ensemble, Stepper, masked_attention
 from .strategies import STRATEGIES, Task
 
 
@@ -54,17 +54,17 @@ def _run(stepper: Stepper, task: Task) -> list[list[Found]]:
     logits = stepper.start(task.prompt)
     for _ in range(task.options.max_new_tokens - 1):
         tokens, parents = strategy.advance(logits)
-        gone = strategy.done().tolist() if len(task.eos) else [False]
-        if any(gone):
-            for row in (row for row, leaves in enumerate(gone) if leaves):
+        finished = strategy.done().tolist() if len(task.eos) else [False]
+        if any(finished):
+            for row in (row for row, leaves in enumerate(finished) if leaves):
                 found[images[row]] = strategy.found(row)
-            leaving = Leaving(gone, tokens.device)
-            images = [images[row] for row in leaving.order]
+            compaction = Compaction(finished, tokens.device)
+            images = [images[row] for row in compaction.order]
             if not images:
                 return found
-            strategy.keep(leaving)
-            stepper.keep(leaving)
-            tokens, parents = leaving.select(tokens), parents if parents is None else leaving.select(parents)
+            strategy.keep(compaction)
+            stepper.keep(compaction)
+            tokens, parents = compaction.select(tokens), parents if parents is None else compaction.select(parents)
         if parents is not None:
             stepper.follow(parents)
         logits = stepper.step(tokens)

@@ -8,27 +8,33 @@ the past of which caption, and following a beam moves a row of that mask only. S
 import math
 from collections.abc import Iterable, Sequence
 from contextlib import contextmanager
-from typing import Protocol
+from typing import Protocol, Self
 
 import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
 
-from ..cpu import Blocks
 from ..model import CROSS_BACKENDS, Captioner, Memory, SharedMemoryCache
 
 
-class Leaving:
-    """Which images leave a batch: the last ones move into the places that become free, the others stay where they are.
+class Selectable(Protocol):
+    """What an attention may cache in the place of a tensor (B, …)."""
+
+    def select(self, rows: Tensor) -> Self:
+        """The same for some images, (B') long, in their order."""
+
+
+class Compaction:
+    """How a batch closes up when finished images leave it: the last ones that stay move into the places of those.
 
     Args:
-        gone: True for each image that leaves.
+        finished: True for each image that leaves.
     """
 
-    def __init__(self, gone: Sequence[bool], device: torch.device):
-        stay = [row for row, leaves in enumerate(gone) if not leaves]
+    def __init__(self, finished: Sequence[bool], device: torch.device):
+        stay = [row for row, leaves in enumerate(finished) if not leaves]
         self.count = len(stay)
-        free = [row for row in range(self.count) if gone[row]]
+        free = [row for row in range(self.count) if finished[row]]
         moved = [row for row in stay if row >= self.count]
         into = dict(zip(free, moved, strict=True))
         self.order = [into.get(row, row) for row in range(self.count)]
@@ -44,9 +50,9 @@ class Leaving:
         """The remaining images of a memory, in their new order."""
         return memory.select(self._rows)
 
-    def in_place(self, x: Tensor | Blocks) -> Tensor | Blocks:
+    def in_place(self, x: Tensor | Selectable) -> Tensor | Selectable:
         """The remaining rows of x (B, …) in x itself: only rows that change their place are copied."""
-        if isinstance(x, Blocks):
+        if not isinstance(x, Tensor):
             return x.select(self._rows)
         if len(self._free):
             x[self._free] = x[self._moved]
@@ -105,7 +111,7 @@ class Stepper(Protocol):
     def follow(self, parents: Tensor) -> None:
         """Caption k of an image goes on from what was its caption `parents[:, k]`; (B, K)."""
 
-    def keep(self, leaving: Leaving) -> None:
+    def keep(self, compaction: Compaction) -> None:
         """Go on without the images that leave."""
 
 
@@ -149,12 +155,12 @@ class CaptionerStepper:
         """Move rows of the mask."""
         self.past = self.past.gather(1, parents[..., None].expand(-1, -1, self.past.shape[-1]))
 
-    def keep(self, leaving: Leaving) -> None:
+    def keep(self, compaction: Compaction) -> None:
         """Images that stay keep their place in the caches where they can."""
-        self.memory, self.past = leaving.memory(self.memory), leaving.select(self.past)
+        self.memory, self.past = compaction.memory(self.memory), compaction.select(self.past)
         for layer in (*self.cache.self_attention_cache.layers, *self.cache.cross_attention_cache.layers):
             if layer.is_initialized:
-                layer.keys, layer.values = leaving.in_place(layer.keys), leaving.in_place(layer.values)
+                layer.keys, layer.values = compaction.in_place(layer.keys), compaction.in_place(layer.values)
 
 
 class Ensemble:
@@ -180,10 +186,10 @@ class Ensemble:
         for member in self.members:
             member.follow(parents)
 
-    def keep(self, leaving: Leaving) -> None:
+    def keep(self, compaction: Compaction) -> None:
         """Tell every member."""
         for member in self.members:
-            member.keep(leaving)
+            member.keep(compaction)
 
 
 def _log_mean(logits: Iterable[Tensor]) -> Tensor:

@@ -14,7 +14,7 @@ from transformers import LogitsProcessorList
 
 from .beams import Beams, ForcedBeams, Found
 from .options import SearchOptions
-from .stepping import Leaving
+from .stepping import Compaction
 
 
 @dataclass
@@ -39,7 +39,7 @@ class Strategy(Protocol):
     def done(self) -> Tensor:
         """Images that need no more tokens, (B,) bool."""
 
-    def keep(self, leaving: Leaving) -> None:
+    def keep(self, compaction: Compaction) -> None:
         """Go on without the images that leave."""
 
     def found(self, image: int) -> list[Found]:
@@ -80,10 +80,10 @@ class Greedy:
         """Images whose captions have all ended."""
         return self.ended.all(1)
 
-    def keep(self, leaving: Leaving) -> None:
+    def keep(self, compaction: Compaction) -> None:
         """Go on without the images that leave."""
         for name in ("ids", "scores", "ended", "lengths"):
-            setattr(self, name, leaving.select(getattr(self, name)))
+            setattr(self, name, compaction.select(getattr(self, name)))
 
     def found(self, image: int) -> list[Found]:
         """The captions in the order in which they were begun."""
@@ -110,10 +110,10 @@ class Sampling(Greedy):
         drawn = self.draws[:, step, :, None] * reached[..., -1:]
         return torch.searchsorted(reached, drawn, right=True)[..., 0]
 
-    def keep(self, leaving: Leaving) -> None:
+    def keep(self, compaction: Compaction) -> None:
         """Go on without the images that leave."""
-        super().keep(leaving)
-        self.draws = leaving.select(self.draws)
+        super().keep(compaction)
+        self.draws = compaction.select(self.draws)
 
 
 class BeamSearch:
@@ -143,10 +143,10 @@ class BeamSearch:
         """Images of which every group is done."""
         return torch.stack([group.done() for group in self.groups]).all(0)
 
-    def keep(self, leaving: Leaving) -> None:
+    def keep(self, compaction: Compaction) -> None:
         """Go on without the images that leave."""
         for group in self.groups:
-            group.keep(leaving)
+            group.keep(compaction)
 
     def found(self, image: int) -> list[Found]:
         """The best of every group, best first, then the second best of every group, and so on."""

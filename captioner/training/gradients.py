@@ -69,10 +69,9 @@ class Gradients:
         return total
 
     def _products(self) -> AbstractContextManager:
-        """Not with checkpoints: what backward computes again is multiplied as torch does, and must be the same."""
         sharded = self.accelerator.distributed_type in SHARDED
-        again = sharded or self.accelerator.unwrap_model(self.model).is_activation_checkpointing
-        return nullcontext() if again else wide_products(self.accelerator.device)
+        recomputed = sharded or self.accelerator.unwrap_model(self.model).is_activation_checkpointing
+        return wide_products(self.accelerator.device, recomputed)
 
     def _make_room(self, error: RuntimeError, images: int) -> None:
         if not should_reduce_batch_size(error):

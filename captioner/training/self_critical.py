@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..base import SelfCriticalSettings
+from ..cpu import wide_products
 from ..data import Batch, Sample, Split
 from ..metrics import CiderD, DocumentFrequencies, tokenize
 from ..model import Captioner, CaptionerProcessor, Memory
@@ -113,7 +114,7 @@ class SelfCritical:
         self.model.eval()
         samples = batch["samples"]
         inputs = {name: value for name, value in batch.items() if name in self.model.encoder_inputs}
-        with torch.no_grad():
+        with torch.no_grad(), wide_products(self.model.device):
             memory = self.model.encode(**inputs)
         ids, rewards = self._try(memory, samples, self.candidates)
         greedy = SearchOptions(max_new_tokens=self.longest)

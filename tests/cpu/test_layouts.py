@@ -5,9 +5,9 @@ import torch
 from conftest import tiny_batch
 from conftest import tiny_captioner as tied_captioner
 
-from captioner.cpu import for_search, layouts, lean
-from captioner.cpu.layouts import LAYOUTS, Direct, LayoutError, Packed, Transposed
-from captioner.cpu.lean import LeanCrossAttention, LeanSelfAttention
+from captioner.cpu import LAYOUTS, LayoutError, attention, linear_maps, prepared, replacing
+from captioner.cpu.attention import FastCrossAttention, FastSelfAttention
+from captioner.cpu.linear_maps import Direct, Packed, Transposed
 from captioner.model import MODES, SharedMemoryCache
 from captioner.search import SearchOptions, search
 
@@ -24,8 +24,13 @@ needs_onednn = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reas
 
 @pytest.fixture(autouse=True)
 def tiny_matrices_count_as_middling(monkeypatch):
-    monkeypatch.setattr(layouts, "SMALL", 0)
-    monkeypatch.setattr(lean, "MANY", 0)
+    monkeypatch.setattr(linear_maps, "SMALL", 0)
+    monkeypatch.setattr(attention, "MANY", 0)
+
+
+def width(monkeypatch, wider):
+    for room in (linear_maps, replacing):
+        monkeypatch.setattr(room, "onednn_is_wider", lambda: wider)
 
 
 def tiny_captioner(*mode, **decoder):
@@ -47,7 +52,7 @@ def captions(model, memory, options):
 def test_every_layout_finds_the_same_captions(mode, layout, batch):
     model, (images, beams) = tiny_captioner(*mode), batch
     memory = model.encode(**tiny_batch(samples=images)[0])
-    fast = for_search(model, images, beams, layout)
+    fast = prepared(model, images, beams, layout)
     assert captions(fast, memory, SEARCHES[beams]) == captions(model, memory, SEARCHES[beams])
 
 
@@ -57,12 +62,12 @@ def test_every_layout_finds_the_same_captions(mode, layout, batch):
 @pytest.mark.parametrize("limits", [{"LARGE": 0}, {"MUCH": 0}, {"SMALL": 2**18}, {"FEW": 0}], ids=str)
 @pytest.mark.parametrize("wider", [False, True])
 def test_the_size_of_matrices_and_the_amount_of_work_change_no_caption(monkeypatch, wider, limits, layout, batch):
-    monkeypatch.setattr(layouts, "onednn_is_wider", lambda: wider)
+    width(monkeypatch, wider)
     for name, limit in limits.items():
-        monkeypatch.setattr(layouts, name, limit)
+        monkeypatch.setattr(linear_maps, name, limit)
     model, (images, beams) = tiny_captioner(), batch
     memory = model.encode(**tiny_batch(samples=images)[0])
-    fast = for_search(model, images, beams, layout)
+    fast = prepared(model, images, beams, layout)
     assert captions(fast, memory, SEARCHES[beams]) == captions(model, memory, SEARCHES[beams])
 
 
@@ -74,8 +79,8 @@ def test_how_many_keys_there_are_changes_no_caption(monkeypatch, layout, batch):
     memory = model.encode(**tiny_batch(samples=images)[0])
     expected = captions(model, memory, SEARCHES[beams])
     for many in (0, 2**18):
-        monkeypatch.setattr(lean, "MANY", many)
-        assert captions(for_search(model, images, beams, layout), memory, SEARCHES[beams]) == expected
+        monkeypatch.setattr(attention, "MANY", many)
+        assert captions(prepared(model, images, beams, layout), memory, SEARCHES[beams]) == expected
 
 
 @needs_onednn
@@ -84,7 +89,7 @@ def test_how_many_keys_there_are_changes_no_caption(monkeypatch, layout, batch):
 def test_every_family_of_decoders_keeps_its_captions(family, layout):
     model = tiny_captioner(**FAMILIES[family])
     memory = model.encode(**tiny_batch(samples=3)[0])
-    fast = for_search(model, 3, 4, layout)
+    fast = prepared(model, 3, 4, layout)
     assert captions(fast, memory, SEARCHES[4]) == captions(model, memory, SEARCHES[4])
 
 
@@ -93,9 +98,9 @@ def test_every_family_of_decoders_keeps_its_captions(family, layout):
 @pytest.mark.parametrize("large", [0, 2**20])
 @pytest.mark.parametrize(("name", "within"), [("gelu", True), ("gelu_new", True), ("relu", False)])
 def test_gelu_is_computed_within_the_product(monkeypatch, name, within, large, layout):
-    monkeypatch.setattr(layouts, "LARGE", large)
+    monkeypatch.setattr(linear_maps, "LARGE", large)
     model = tiny_captioner(activation=name)
-    fast, x = for_search(model, 3, 4, layout), torch.randn(12, 1, model.config.decoder.hidden_size)
+    fast, x = prepared(model, 3, 4, layout), torch.randn(12, 1, model.config.decoder.hidden_size)
     for block, own in zip(model.decoder.blocks, fast.decoder.blocks, strict=True):
         assert isinstance(own.feed_forward[1], torch.nn.Identity) == within
         for rows in (x, x[:2]):
@@ -109,7 +114,7 @@ def test_gelu_is_computed_within_the_product(monkeypatch, name, within, large, l
 def test_a_batch_of_another_size_than_expected_is_captioned_too(images, tied):
     model = tiny_captioner(tie_word_embeddings=tied)
     memory = model.encode(**tiny_batch(samples=images)[0])
-    fast = for_search(model, 6, 4, "fast")
+    fast = prepared(model, 6, 4, "fast")
     assert captions(fast, memory, SEARCHES[4]) == captions(model, memory, SEARCHES[4])
 
 
@@ -118,7 +123,7 @@ def test_a_batch_of_another_size_than_expected_is_captioned_too(images, tied):
 def test_parameters_and_encoders_are_shared_and_the_captioner_is_left_as_it_is(layout):
     model = tiny_captioner()
     before, kinds = {id(parameter) for parameter in model.parameters()}, [type(part) for part in model.modules()]
-    fast = for_search(model, 1, 5, layout)
+    fast = prepared(model, 1, 5, layout)
     assert fast is not model
     assert fast.encoder is model.encoder
     assert all(id(parameter) in before for parameter in fast.parameters())
@@ -128,14 +133,14 @@ def test_parameters_and_encoders_are_shared_and_the_captioner_is_left_as_it_is(l
 @needs_onednn
 def test_small_copies_no_matrix_and_fast_copies_them_for_the_rows_at_hand(monkeypatch):
     model = tiny_captioner(vocab_size=50)
-    small = for_search(model, 3, 4, "small")
+    small = prepared(model, 3, 4, "small")
     assert isinstance(small.lm_head, Direct)
     assert not parts(small, Packed | Transposed)
     for images, wider, kind in ((1, False, Transposed), (1, True, Packed), (4, False, Packed)):
-        monkeypatch.setattr(layouts, "onednn_is_wider", lambda wider=wider: wider)
-        fast = for_search(model, images, 1, "fast")
+        width(monkeypatch, wider)
+        fast = prepared(model, images, 1, "fast")
         assert isinstance(fast.lm_head, kind)
-        assert all(isinstance(part.merged, kind) for part in parts(fast, LeanSelfAttention))
+        assert all(isinstance(part.merged, kind) for part in parts(fast, FastSelfAttention))
 
 
 @needs_onednn
@@ -143,25 +148,25 @@ def test_small_copies_no_matrix_and_fast_copies_them_for_the_rows_at_hand(monkey
 def test_keys_and_values_of_the_memory_are_held_only_where_the_layout_has_room(layout, beams, held):
     model = tiny_captioner()
     inputs, ids = tiny_batch(samples=8)
-    fast, cache = for_search(model, 8, beams, layout), SharedMemoryCache.around()
+    fast, cache = prepared(model, 8, beams, layout), SharedMemoryCache.around()
     fast.decode(ids, fast.encode(**inputs), cache=cache)
     assert any(cache.is_updated.values()) == held
 
 
 @needs_onednn
 def test_a_row_with_nothing_to_attend_to_gets_exactly_nothing_without_keys_and_values():
-    attention = LeanCrossAttention(tiny_captioner().decoder.blocks[0].cross_attention.attention, 0, 1)
-    states, mask = torch.randn(2, 7, attention.key.in_features), torch.tensor([[False] * 7, [True] * 7])
-    y = attention(torch.randn(6, 1, attention.query.in_features), states, mask, None)
+    slow = tiny_captioner().decoder.blocks[0].cross_attention.attention
+    states, mask = torch.randn(2, 7, slow.key.in_features), torch.tensor([[False] * 7, [True] * 7])
+    y = FastCrossAttention(slow, 0, 1)(torch.randn(6, 1, slow.query.in_features), states, mask, None)
     assert (y[:3] == 0).all()
     assert y[3:].abs().min() > 0
 
 
 def test_nothing_is_done_where_nothing_is_gained():
     model = tiny_captioner().to(torch.bfloat16)
-    assert for_search(model, 1, 5) is model
+    assert prepared(model, 1, 5) is model
 
 
 def test_an_unknown_layout_is_refused_with_those_there_are():
     with pytest.raises(LayoutError, match="small, auto, fast"):
-        for_search(tiny_captioner(), 1, 5, "quick")
+        prepared(tiny_captioner(), 1, 5, "quick")

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from captioner.cpu import products, wide_products
+from captioner.cpu import onednn, products, wide_products
 from captioner.training.gradients import Gradients
 from captioner.training.objectives import CrossEntropy
 
@@ -25,8 +25,8 @@ def everywhere(monkeypatch):
 @pytest.fixture
 def counted(monkeypatch):
     """The products that oneDNN was asked for."""
-    asked, own = [], products.by_onednn
-    monkeypatch.setattr(products, "by_onednn", lambda *given: asked.append(given) or own(*given))
+    asked, own = [], onednn.linear
+    monkeypatch.setattr(onednn, "linear", lambda *given: asked.append(given) or own(*given))
     return asked
 
 

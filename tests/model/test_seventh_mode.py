@@ -10,7 +10,7 @@ from switches import MIXED, all_logits, largest_change, switch, train_a_little
 from torch import nn
 
 from captioner import Captioner, CaptionerConfig
-from captioner.cpu import for_search
+from captioner.cpu import prepared
 from captioner.explain.recording import record, rollout
 from captioner.model import MODES, CrossAttention, Mode
 from captioner.model.branches import Branch, mean
@@ -109,7 +109,7 @@ def test_the_fast_path_replaces_its_attentions_only_if_it_calls_them_and_finds_t
     model = captioner()
     inputs, ids = tiny_batch(4)
     memory = model.encode(**inputs)
-    fast = for_search(model, images=4, beams=beams)
+    fast = prepared(model, images=4, beams=beams)
     readers = [reader for block in fast.decoder.blocks for reader in block.cross_attention.readers.values()]
     assert {type(reader) is not CrossAttention for reader in readers} == {called}
     torch.testing.assert_close(fast.decode(ids, memory).logits, model.decode(ids, memory).logits, atol=1e-4, rtol=1e-4)

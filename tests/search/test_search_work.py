@@ -11,7 +11,7 @@ from transformers.generation.logits_process import NoRepeatNGramLogitsProcessor
 
 from captioner.search import SearchError, SearchOptions, search
 from captioner.search.constraints import NoRepeatedNGrams
-from captioner.search.stepping import CaptionerStepper, Leaving
+from captioner.search.stepping import CaptionerStepper, Compaction
 from captioner.search.strategies import STRATEGIES
 
 pytestmark = quiet
@@ -109,12 +109,12 @@ def test_a_search_leaves_the_memory_as_it_is():
 
 @given(gone=st.lists(st.booleans(), min_size=1, max_size=9))
 def test_those_who_leave_are_replaced_from_the_back_and_no_one_else_moves(gone):
-    leaving, x = Leaving(gone, torch.device("cpu")), torch.arange(len(gone))
+    compaction, x = Compaction(gone, torch.device("cpu")), torch.arange(len(gone))
     stay = [row for row, leaves in enumerate(gone) if not leaves]
-    assert sorted(leaving.order) == stay
-    assert all(leaving.order[row] == row for row in range(leaving.count) if not gone[row])
-    assert leaving.select(x).tolist() == leaving.order
-    assert leaving.in_place(x).tolist() == leaving.order
+    assert sorted(compaction.order) == stay
+    assert all(compaction.order[row] == row for row in range(compaction.count) if not gone[row])
+    assert compaction.select(x).tolist() == compaction.order
+    assert compaction.in_place(x).tolist() == compaction.order
 
 
 @given(
