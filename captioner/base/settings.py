@@ -93,6 +93,11 @@ class DataSettings(Section):
     max_bad_share: Share = 0.1  # of a split that may be left out, for what is missing or cannot be read
     modality_dropout: dict[str, Share] = {}  # modality → chance of hiding it in training; never all of a sample's
 
+    @property
+    def name(self) -> str:
+        """The data set's name, without the folders of this machine."""
+        return Path(self.path).name if self.path else self.source
+
 
 class SelfCriticalSettings(Section):
     """The second stage, which starts best from a trained captioner (`model.init_from`)."""
@@ -129,7 +134,7 @@ class TrainingSettings(Section):
     warmup_steps: int = Field(default=100, ge=0)
     label_smoothing_factor: float = Field(default=0.0, ge=0, lt=1)
     average_decay: float = Field(default=0.0, ge=0, lt=1)  # EMA of the weights used for validation; 0: off
-    mixed_precision: Annotated[Literal["no", "fp16", "bf16"] | None, BeforeValidator(_no)] = None  # null: the launcher's
+    mixed_precision: Annotated[Literal["no", "fp16", "bf16"] | None, BeforeValidator(_no)] = None  # the launcher's
     gradient_checkpointing: bool = False
     seed: int = Field(default=0, ge=0, lt=2**32)
     skip_nan_steps: bool = False  # a step without a finite loss or gradient is left out, where the run else stops

@@ -67,6 +67,7 @@ def evaluate(
     results.check()
     from ..adopt import load
     from ..data import BadData, load_split
+    from ..evaluation import remarks
     from ..retrieval import retrieved
 
     quiet()
@@ -87,6 +88,8 @@ def evaluate(
         write(({key: record[key] for key in WRITTEN} for record in result.records), results.output)
     show_scores(result.scores)
     say(result.signature)
+    for remark in remarks(result.records):
+        say(remark)
     bad.of(split).extend(result.bad)
     bad.report()
     if results.ablate:
@@ -100,6 +103,7 @@ def _options(settings: Settings, split: str, loading: LoadingGroup) -> "Evaluati
         batch_size=loading.batch_size,
         workers=loading.num_workers,
         split=split,
+        data=settings.data.name,
         task=settings.data.task,
         borrowed=BorrowedMetrics(settings.training),
     )

@@ -111,14 +111,15 @@ def _check_size(samples: int, settings: Settings, accelerator: Accelerator) -> N
         )
 
 
-def steps(passes: Passes, accumulation: int, done: int, bad: list[Bad]) -> Iterator[list[Batch]]:
-    """The micro-batches of one optimiser step after the other, after `done` steps.
+def steps(passes: Passes, accumulation: int, begun: int, bad: list[Bad]) -> Iterator[list[Batch]]:
+    """The micro-batches of one optimiser step after the other.
 
     Args:
         accumulation: micro-batches of a step.
+        begun: micro-batches that lie behind, in whole epochs of `passes` and the one that goes on.
         bad: takes what is wrong with their samples.
     """
-    first, skipped = divmod(done * accumulation, len(passes))
+    first, skipped = divmod(begun, len(passes))
     batches = (batch for epoch in count(first) for batch in passes.batches(epoch, skipped if epoch == first else 0))
     sifted = sift(batches, bad)
     while True:

@@ -11,7 +11,7 @@ __getattr__, __dir__, __all__ = handed_on(
         "ablation": "ablate",
         "borrowed_metrics": "BorrowedMetrics",
         "evaluation": "Evaluation EvaluationOptions evaluate",
-        "record_scores": "exact_match score_records",
+        "record_scores": "exact_match score_names score_records",
         "suspicions": "remarks",
         "weights": "check_weights",
         "scoring": "score_files",

@@ -12,11 +12,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..base import TrainingSettings, one_line
+from ..base import TrainingSettings, is_first_process, one_line, some
 from ..metrics import tokenize
 from ..model import open_image
 
 JAVA_METRICS = {"meteor": "Meteor", "spice": "Spice"}
+CLIP_SCORES = ("clip_score", "ref_clip_score")
 WEIGHT = 2.5
 PROMPT = "A photo depicts "
 
@@ -60,13 +61,19 @@ class ClipScore:
         from transformers import CLIPModel, CLIPProcessor
 
         try:
-            self.model = CLIPModel.from_pretrained(model).to(device).eval()
+            clip, found = CLIPModel.from_pretrained(model, output_loading_info=True)
             self.processor = CLIPProcessor.from_pretrained(model)
-        except (OSError, ValueError) as error:
+        except Exception as error:  # transformers raises whatever it meets in a folder of another model
             raise BorrowedMetricError(
                 f"cannot load the CLIP model {model!r}: give a directory or a Hub repository that can be reached "
                 f"({one_line(error)[:160]})"
             ) from error
+        if found["missing_keys"] or found["mismatched_keys"]:
+            raise BorrowedMetricError(
+                f"{model!r} is no CLIP model: of its weights {len(found['missing_keys'])} are missing, such as "
+                f"{some(sorted(found['missing_keys']), 2)}; name another `training.clip_model`"
+            )
+        self.model = clip.to(device).eval()
 
     def __call__(
         self, images: Sequence[Any], captions: Sequence[str], references: Sequence[Sequence[str]]
@@ -98,10 +105,19 @@ class ClipScore:
 
 
 class BorrowedMetrics:
-    """The metrics of this file that the settings name."""
+    """The metrics of this file that the settings name.
+
+    Each is tried on one caption by the first process, so that none is missed only after a split was captioned.
+
+    Raises:
+        BorrowedMetricError: one lacks its program, package or model.
+    """
 
     def __init__(self, settings: TrainingSettings, device: torch.device | str = "cpu"):
         self.java = settings.java_metrics
+        if is_first_process():
+            for name in self.java:
+                java_score(name, ["a dog runs"], [["a dog runs"]])
         self.clip = None if settings.clip_model is None else ClipScore(settings.clip_model, device)
 
     def add_clip_scores(self, records: list[dict[str, Any]], samples: Any, batch_size: int = 32) -> None:
@@ -122,7 +138,7 @@ class BorrowedMetrics:
         """Of a whole split, after `add_clip_scores`; CLIPScores are means over the samples that have an image."""
         captions, references = [record["caption"] for record in records], [record["captions"] for record in records]
         scores = {name: java_score(name, captions, references) for name in self.java}
-        for name in ("clip_score", "ref_clip_score") if self.clip is not None else ():
+        for name in CLIP_SCORES if self.clip is not None else ():
             values = [record[name] for record in records if name in record]
             if values:
                 scores[name] = sum(values) / len(values)

@@ -12,7 +12,7 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, gather_object
 from torch.utils.data import DataLoader, Subset
 
-from ..base import GenerationSettings
+from ..base import GenerationSettings, Processes
 from ..cpu import prepared
 from ..data import Bad, CaptionDataset, DataError, EvaluationCollator, sift
 from ..metrics import signature
@@ -20,6 +20,7 @@ from ..model import Captioner, CaptionerProcessor, input_names
 from ..search import search, search_options
 from .borrowed_metrics import BorrowedMetrics
 from .record_scores import score_records
+from .weights import check_weights
 
 
 @dataclass
@@ -48,6 +49,7 @@ class EvaluationOptions:
         batch_size: images at a time, on each process.
         workers: processes that read samples, beside each process.
         split: its name, for the signature.
+        data: the name of the data set, for the signature.
         task: what the captions are, a key of `TASK_METRICS`.
         borrowed: metrics beyond our own, or None.
         accelerator: whose processes share the samples; None: those of this run.
@@ -56,6 +58,7 @@ class EvaluationOptions:
     batch_size: int = 64
     workers: int = 0
     split: str = "unnamed"
+    data: str = "unnamed"
     task: str = "captions"
     borrowed: BorrowedMetrics | None = None
     accelerator: Accelerator | None = None
@@ -139,10 +142,12 @@ def evaluate(
 
     Raises:
         DataError: no sample could be captioned.
+        WeightsError: the captioner's weights hold NaN or infinity.
         SearchError: a search that cannot be made.
     """
     options = options or EvaluationOptions()
-    accelerator = options.accelerator or Accelerator(cpu=model.device.type == "cpu")
+    check_weights(model)
+    accelerator = options.accelerator or _accelerator(model)
     loader = evaluation_loader(samples, processor, model, options, accelerator)
     bad: list[Bad] = []
     records = caption_batches(model, processor, sift(watch(loader), bad), generation, hidden)
@@ -153,8 +158,15 @@ def evaluate(
     if not records:
         raise DataError(f"none of the {len(samples)} samples could be captioned: {bad[0].why}; repair the images")
     scores = [_scores(records, options) if accelerator.is_main_process else {}]
-    measured = signature(records, generation, options.split, options.task)
+    measured = signature(records, generation, options.data, options.split, options.task)
     return Evaluation(records, broadcast_object_list(scores)[0], measured, bad)
+
+
+def _accelerator(model: Captioner) -> Accelerator:
+    """That of this run's processes, which wait for each other as long as one of them scores."""
+    cpu = model.device.type == "cpu"
+    _ = Processes("cpu" if cpu else None).state
+    return Accelerator(cpu=cpu)
 
 
 def _scores(records: list[dict[str, Any]], options: EvaluationOptions) -> dict[str, float]:

@@ -6,6 +6,8 @@ Knows nothing about captioners and images.
 from typing import Any
 
 from .. import metrics
+from ..base import TrainingSettings
+from .borrowed_metrics import CLIP_SCORES
 
 TASK_METRICS = {  # task → the metrics of its captions
     "captions": tuple(metrics.METRICS),
@@ -23,6 +25,13 @@ def score_records(records: list[dict[str, Any]], task: str = "captions") -> dict
         **metrics.score(predictions, references, TASK_METRICS[task]),
         "exact_match": exact_match(predictions, references),
     }
+
+
+def score_names(task: str, options: TrainingSettings) -> list[str]:
+    """The names of the scores that captions of a task get, with those of the borrowed metrics that the options name."""
+    pair = [{"caption": word, "captions": [word]} for word in ("dog", "cat")]
+    clip = [] if options.clip_model is None else CLIP_SCORES
+    return [*score_records(pair, task), *options.java_metrics, *clip]
 
 
 def exact_match(predictions: list[str], references: list[list[str]]) -> float:

@@ -7,6 +7,7 @@ from collections import Counter
 from typing import Any
 
 COMMON = 0.9  # share of the captions that are one and the same, from which on it is said
+LETTERS_SHOWN = 60  # of a caption
 FEW = 10  # samples below which only all of them count
 
 
@@ -33,6 +34,10 @@ def _same(records: list[dict[str, Any]]) -> str | None:
     if count < total and beside >= count:
         return None
     return (
-        f"the same caption for {'all ' if count == total else f'{count} of '}{total} samples: {caption!r}; of "
-        f"{len(references)} references that differ, the commonest, {reference!r}, belongs to {beside}"
+        f"the same caption for {'all ' if count == total else f'{count} of '}{total} samples, {_short(caption)}; of "
+        f"{len(references)} references that differ, the commonest, {_short(reference)}, belongs to {beside}"
     )
+
+
+def _short(text: str) -> str:
+    return repr(text if len(text) <= LETTERS_SHOWN else f"{text[:LETTERS_SHOWN]}…")

@@ -3,6 +3,8 @@
 Two scores may be compared where their signatures are equal. Knows nothing about models.
 """
 
+import hashlib
+import json
 from importlib.metadata import version
 from typing import Any
 
@@ -11,8 +13,18 @@ from ..base import GenerationSettings, TrainingSettings
 LIBRARIES = ("captioner", "transformers", "torch")
 
 
-def signature(records: list[dict[str, Any]], generation: GenerationSettings, split: str, task: str = "captions") -> str:
-    """Of an evaluation: tokenizer, references per image, split, samples, search (what is not default), versions."""
+def signature(
+    records: list[dict[str, Any]],
+    generation: GenerationSettings,
+    data: str,
+    split: str,
+    task: str = "captions",
+) -> str:
+    """Of an evaluation: tokenizer, references, data set, split, samples, search (what is not default), versions.
+
+    Args:
+        data: the name of the data set; a fingerprint of the references follows it.
+    """
     counts = sorted({len(record["captions"]) for record in records})
     references = str(counts[0]) if len(counts) == 1 else f"{counts[0]}-{counts[-1]}"
     defaults = GenerationSettings().model_dump()
@@ -20,11 +32,20 @@ def signature(records: list[dict[str, Any]], generation: GenerationSettings, spl
     parts = {
         "tok": "vqa" if task == "questions" else "ptb",
         "refs": references,
+        "data": f"{data.replace('|', '/')}#{references_fingerprint(records)}",
         "split": split,
         "samples": len(records),
         "search": ",".join(f"{key}={value}" for key, value in search.items()) or "default",
     }
     return _joined(parts | {name: version(name) for name in LIBRARIES})
+
+
+def references_fingerprint(records: list[dict[str, Any]]) -> str:
+    """Eight letters of what captions are measured against, in its order."""
+    digest = hashlib.sha256()
+    for record in records:
+        digest.update(json.dumps(record["captions"]).encode() + b"\n")
+    return digest.hexdigest()[:8]
 
 
 def training_signature(options: TrainingSettings) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any
 
-from ..base import OccupiedError, Processes, Settings, SettingsError, check_replaceable, made_here, say
+from ..base import OccupiedError, Processes, Settings, SettingsError, check_replaceable, say
 from .checkpoints import STATE, CheckpointError, checkpoints, step_of
 
 WEIGHTS = ("best", "last")
@@ -97,8 +97,8 @@ def _check_run(run: Path, found: list[Path], resume: bool) -> None:
     there = [name for name in names if (run / name).exists()]
     if there:
         raise OccupiedError(
-            f"{run} holds {', '.join(there)} and no checkpoint to go on from; set another `training.output_dir`, or move "
-            "that away"
+            f"{run} holds {', '.join(there)} and no checkpoint to go on from; set another `training.output_dir`, or "
+            "move that away"
         )
 
 

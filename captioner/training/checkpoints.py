@@ -17,6 +17,7 @@ from ..model import Captioner, CaptionerProcessor, write_card
 
 CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 STATE = "state.json"
+FILES = ("*.safetensors", "*.json", "README.md", "vocab.txt", "merges.txt")  # of a captioner on disk
 
 Tensors = dict[str, dict[str, Tensor]]
 

@@ -6,9 +6,9 @@ Knows nothing about how a step is taken.
 from pathlib import Path
 
 from accelerate import DistributedType
-from torch import Tensor, nn
+from torch import Tensor
 
-from ..base import FailureError, Settings, SettingsError, say, some
+from ..base import FailureError, Settings, SettingsError, say
 from .checkpoints import checkpoints
 
 MOST_SKIPPED = 50  # steps one after the other; a scale of fp16 that starts too high needs no more than 20
@@ -54,16 +54,16 @@ class Divergence:
             raise DivergedError(f"step {step}: {what} is no finite number; {self._remedy()}")
         if self.running > MOST_SKIPPED:
             raise DivergedError(
-                f"step {step}: {what} is no finite number, for {self.running} steps one after the other; {self._remedy()}"
+                f"step {step}: {what} is no finite number, as in the {self.running - 1} steps before; {self._remedy()}"
             )
         if not overflow:
             say(f"step {step}: {what} is no finite number, so the step is left out, {self.total} so far")
 
     def _remedy(self) -> str:
         return (
-            f"{last_good(Path(self.options.output_dir))}; lower `training.learning_rate` ({self.options.learning_rate}) "
-            f"or `training.max_grad_norm` ({self.options.max_grad_norm}), set `training.mixed_precision=bf16` or no, look "
-            "for broken samples, or leave such steps out with `training.skip_nan_steps=true`"
+            f"{last_good(Path(self.options.output_dir))}: lower `training.learning_rate` "
+            f"({self.options.learning_rate}), look for broken samples, or leave such steps out with "
+            "`training.skip_nan_steps=true`"
         )
 
 
@@ -71,14 +71,3 @@ def last_good(run: Path) -> str:
     """What --resume goes on from, in words."""
     kept = checkpoints(run)
     return f"{kept[-1]} is good, and --resume goes on from it" if kept else "no checkpoint was written yet"
-
-
-def check_weights(model: nn.Module, where: str) -> None:
-    """Make sure that every weight is a finite number, before it is scored or takes a good one's place.
-
-    Raises:
-        DivergedError: one is not.
-    """
-    lost = [name for name, weight in model.state_dict().items() if not weight.isfinite().all()]
-    if lost:
-        raise DivergedError(f"{len(lost)} tensors hold numbers that are not finite: {some(lost, 3)}; {where}")

@@ -6,23 +6,26 @@ killed goes on as if nothing had happened.
 
 import random
 from itertools import islice
-from pathlib import Path
 
 from accelerate.utils import set_seed
 
 from ..adopt import assemble
 from ..base import Settings, progress
 from ..data import TRAINING, steps
+from ..search import search_options
 from .accelerator import start_accelerator
-from .checkpoints import newest_checkpoint, read_checkpoint, step_of
+from .beginning import begin
+from .checkpoints import read_checkpoint, step_of
+from .divergence import Divergence
 from .gradients import Gradients
 from .log import RunLog
 from .objectives import OBJECTIVES
 from .optimisation import prepare_model
+from .place import Place
 from .run import Run
 from .splits import Splits
 from .state import RunState
-from .validation import Keeper
+from .validation import Keeper, borrowed_metrics
 
 
 def train(settings: Settings, resume: bool = False) -> dict[str, float]:
@@ -43,35 +46,42 @@ def train(settings: Settings, resume: bool = False) -> dict[str, float]:
 
     Raises:
         SettingsError, DataError, PartsError, AdoptError: what the settings ask for cannot be done.
-        CheckpointError: a checkpoint cannot be written or read, or one is there though `resume` is not set.
+        CheckpointError: a checkpoint cannot be read, or one is there though `resume` is not set.
+        OccupiedError, DisagreementError: as from `begin`.
+        WriteError, DivergedError: the disk is full; the numbers of a step are no longer finite.
     """
     options = settings.training
     accelerator = start_accelerator(options, resume)
-    newest = newest_checkpoint(Path(options.output_dir), resume)
+    newest = begin(settings, resume)
     done = 0 if newest is None else step_of(newest)
+    borrowed = borrowed_metrics(settings, accelerator.device)
     set_seed(options.seed)
     splits = Splits.read(settings)
     model, processor = assemble(settings.model, settings.data, splits.texts)
+    search_options(settings.generation, model, processor)  # what cannot be searched for ends the run now
     splits = splits.with_retrieved(model, accelerator)
     prepare_model(model, options)
     passes = splits.passes(model, processor, accelerator)
     state = RunState.prepare(model, options, accelerator)
     log = RunLog(settings, accelerator, done)
-    keeper = Keeper(settings, state, processor, log, splits.bad)
+    keeper = Keeper(settings, state, processor, log, splits.bad, borrowed)
     objective = OBJECTIVES[options.objective](settings, model, processor, splits.training)
     gradients = Gradients(accelerator, state.wrapped, objective)
-    run = Run(settings, state, gradients, keeper, log, splits.bad)
+    place = Place.after(done, len(passes), settings, accelerator.num_processes)
+    divergence = Divergence(settings, accelerator.scaler is not None, accelerator.distributed_type)
+    run = Run(settings, state, gradients, keeper, log, splits.bad, place)
     if newest is not None:
         run.restore(*read_checkpoint(newest))
 
     left = 0 if keeper.stops else max(options.max_steps - done, 0)
-    batches = islice(steps(passes, options.gradient_accumulation_steps, done, splits.bad.of(TRAINING)), left)
+    batches = islice(steps(passes, place.accumulation, place.begun, splits.bad.of(TRAINING)), left)
     for step, micro_batches in enumerate(progress(batches, "training", left), start=done + 1):
         set_seed(_step_seed(options.seed, step, accelerator.process_index))
         state.train()
         loss = gradients(micro_batches)
-        state.step()
-        log.step(step, loss, state.rate)
+        taken = state.step(loss)
+        divergence.note(step, loss, taken)
+        log.step(step, loss if taken else None, state.rates)
         last = step == options.max_steps
         if step % options.logging_steps == 0 or last:
             splits.bad.share()

@@ -9,11 +9,14 @@ from typing import Any
 from accelerate import DistributedType
 from accelerate.utils import gather_object
 
-from ..base import Settings, recover, say
+from ..base import Settings, claim, one_line, recover, say
 from ..data import BadData
-from .checkpoints import Tensors, write_checkpoint
+from .beginning import WEIGHTS
+from .checkpoints import FILES, CheckpointError, Tensors, write_checkpoint
 from .gradients import Gradients
+from .identity import check_identity, identity
 from .log import RunLog
+from .place import Place
 from .state import RunState
 from .validation import Keeper
 
@@ -28,6 +31,7 @@ class Run:
     keeper: Keeper
     log: RunLog
     bad: BadData
+    place: Place
 
     def save(self, step: int) -> None:
         """Write `last/` and a checkpoint; under DeepSpeed `last/` alone, for its state can only be pickled."""
@@ -41,6 +45,8 @@ class Run:
             "parts": gather_object([self.gradients.parts]),
             "kept": self.keeper.facts(),
             "settings": self.settings.model_dump(),
+            "captioner": self._identity(),
+            "place": self.place.facts(step),
         }
         self.bad.share()
         self.bad.write()
@@ -49,11 +55,28 @@ class Run:
             write_checkpoint(self.log.directory, step, tensors, facts, self.settings.training.save_total_limit)
         self.state.accelerator.wait_for_everyone()
 
+    def _identity(self) -> dict[str, Any]:
+        return identity(self.state.model, self.keeper.processor, self.settings.training.lora)
+
     def restore(self, tensors: Tensors, facts: dict[str, Any]) -> None:
-        """Bring back what `save` wrote; says which settings are not those of then."""
-        for name in ("best", "last"):
-            recover(self.log.directory / name)
-        self.state.restore(tensors, facts)
+        """Bring back what `save` wrote; says which settings are not those of then.
+
+        Raises:
+            CheckpointError: it is of another captioner.
+        """
+        for name in WEIGHTS:
+            if self.state.accelerator.is_main_process:
+                recover(self.log.directory / name)
+                claim(self.log.directory / name, FILES)
+        check_identity(facts.get("captioner", {}), self._identity() if "captioner" in facts else {}, facts["step"])
+        try:
+            self.state.restore(tensors, facts)
+        except (RuntimeError, KeyError) as error:
+            raise CheckpointError(
+                f"checkpoint-{facts['step']} is of another captioner ({one_line(error)[:160]}); bring back its `model` "
+                "and `data` settings, or begin another run with `model.init_from` and another `training.output_dir`"
+            ) from error
+        self.place.restore(facts.get("place"))
         self.log.restore(facts["losses"])
         self.keeper.restore(facts["kept"])
         self.bad.restore(facts.get("bad", ()))

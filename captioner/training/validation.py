@@ -3,21 +3,31 @@
 Knows nothing about how weights are trained.
 """
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, nullcontext
-from pathlib import Path
 from typing import Any
 
+import torch
 from accelerate import DistributedType
+from accelerate.utils import broadcast
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from torch.utils.data import Subset
 
 from ..base import DataSettings, Settings, SettingsError, say
 from ..data import VALIDATION, BadData, Split
-from ..evaluation import BorrowedMetrics, Evaluation, EvaluationOptions, evaluate
+from ..evaluation import (
+    BorrowedMetrics,
+    Evaluation,
+    EvaluationOptions,
+    check_weights,
+    evaluate,
+    remarks,
+    score_names,
+)
 from ..metrics import training_signature
 from ..model import Captioner, CaptionerProcessor
 from .checkpoints import save_captioner
+from .divergence import last_good
 from .log import RunLog, captioned_pictures
 from .optimisation import add_adapters, merged
 from .state import RunState
@@ -58,8 +68,18 @@ class Keeper:
         """The captioner to validate and save: averaged, whole on every process, adapters merged."""
         average = self.state.average
         with average.in_place() if average is not None else nullcontext():
+            self._share_buffers()
             sharded = self.accelerator.distributed_type == DistributedType.FSDP
-            yield merged(self._gathered() if sharded else self.state.model)
+            captioner = merged(self._gathered() if sharded else self.state.model)
+            check_weights(captioner, last_good(self.log.directory))
+            yield captioner
+
+    def _share_buffers(self) -> None:
+        """What batch norms have seen on the first process counts on all of them."""
+        if self.accelerator.num_processes > 1:
+            for buffer in self.state.model.buffers():
+                if buffer.is_floating_point():
+                    broadcast(buffer)
 
     def _gathered(self) -> Captioner:
         """A copy with all weights, where each process trains only its share of them."""
@@ -77,12 +97,15 @@ class Keeper:
         with self.captioner() as captioner:
             measured = Subset(samples, range(limit))
             how = self._evaluation(limit)
-            evaluation = evaluate(captioner, self.processor, measured, self.settings.generation, how)
+            with self.accelerator.autocast():
+                evaluation = evaluate(captioner, self.processor, measured, self.settings.generation, how)
             if self.accelerator.is_main_process:  # every process has all of them
                 self.bad.of(VALIDATION).extend(evaluation.bad)
             self.log.write(step, evaluation.scores, **self._signatures(evaluation))
             self.log.show(step, captioned_pictures(evaluation.records[: options.logged_samples], samples))
             say(f"step {step}: " + "  ".join(f"{name} {value:.3f}" for name, value in evaluation.scores.items()))
+            for remark in remarks(evaluation.records):
+                say(f"step {step}: {remark}")
             if self._is_best(step, evaluation.scores):
                 self._save(captioner, "best")
 
@@ -91,6 +114,7 @@ class Keeper:
             batch_size=self.settings.training.per_device_eval_batch_size,
             workers=self.settings.training.dataloader_num_workers,
             split=self._split(limit),
+            data=self.settings.data.name,
             task=self.settings.data.task,
             borrowed=self.borrowed,
             accelerator=self.accelerator,
@@ -109,11 +133,10 @@ class Keeper:
     def _is_best(self, step: int, scores: dict[str, float]) -> bool:
         """Count validations without a better score; → whether none before was better."""
         metric = self.settings.training.metric_for_best_model
-        if metric not in scores:
-            raise SettingsError(f"`training.metric_for_best_model` must be one of {sorted(scores)}, but is {metric!r}")
+        _check_metric(metric, scores)
         record = self.best.get(metric, -1.0)
         self.waited = 0 if scores[metric] > record else self.waited + 1
-        if scores[metric] < record:
+        if not scores[metric] >= record:
             return False
         self.best = {"step": step, **scores}
         return True
@@ -139,7 +162,24 @@ class Keeper:
         self.best, self.waited = facts["best"], facts["waited"]
 
 
+def borrowed_metrics(settings: Settings, device: torch.device) -> BorrowedMetrics:
+    """The metrics of validations beyond our own, after a trial, so that a run does not end for one after hours.
+
+    Raises:
+        SettingsError: captions are to be judged by a metric that is not among those measured.
+        BorrowedMetricError: a metric lacks its program, package or model.
+    """
+    options = settings.training
+    _check_metric(options.metric_for_best_model, score_names(settings.data.task, options))
+    return BorrowedMetrics(options, device)
+
+
+def _check_metric(metric: str, measured: Collection[str]) -> None:
+    if metric not in measured:
+        raise SettingsError(f"`training.metric_for_best_model` must be one of {sorted(measured)}, but is {metric!r}")
+
+
 def _described(data: DataSettings) -> str:
     """Training data in a few words, without the folders of this machine."""
-    name = Path(data.path).name if data.path else ""
+    name = data.name if data.path else ""
     return f"the {data.train_split} split of {data.source} {name}".strip()
