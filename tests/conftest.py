@@ -5,6 +5,7 @@ import os
 import pytest
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.pop("COLUMNS", None)  # of whoever runs the tests
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import datasets
