@@ -58,7 +58,7 @@ class Plan(NamedTuple):
 
 def faster(module: nn.Module, plan: Plan) -> nn.Module:
     """What computes the same in the place of a layer that is known; any other layer itself."""
-    replace = FASTER.get(type(module))
+    replace = REPLACEMENTS.get(type(module))
     if isinstance(module, Mode) and module.calls_attentions:
         replace = _attentions
     return module if replace is None or not is_unmodified(module, type(module)) else replace(module, plan)
@@ -144,7 +144,7 @@ def _cross_attention(attention: CrossAttention, plan: Plan) -> nn.Module:
     return FastCrossAttention(own, plan.key_value, plan.captions)
 
 
-FASTER: dict[type[nn.Module], Callable[..., nn.Module]] = {
+REPLACEMENTS: dict[type[nn.Module], Callable[..., nn.Module]] = {
     nn.Linear: _linear,
     nn.Dropout: _dropout,
     CrossAttention: _cross_attention,

@@ -170,3 +170,17 @@ def test_nothing_is_done_where_nothing_is_gained():
 def test_an_unknown_layout_is_refused_with_those_there_are():
     with pytest.raises(LayoutError, match="small, auto, fast"):
         prepared(tiny_captioner(), 1, 5, "quick")
+
+
+@needs_onednn
+@every_mode_once
+@pytest.mark.parametrize("beams", [1, 3])
+def test_generate_finds_the_same_too(mode, beams):
+    model = tiny_captioner(*mode)
+    inputs, prompt = tiny_batch(samples=3, tokens=4)
+    mask = torch.ones_like(prompt)
+    mask[0, :2] = 0
+    fast = prepared(model, 3, beams, "fast")
+    for given in ({}, {"decoder_input_ids": prompt, "decoder_attention_mask": mask}):
+        found = (one.generate(**inputs, **given, num_beams=beams, max_new_tokens=6).tolist() for one in (fast, model))
+        assert next(found) == next(found)
