@@ -129,9 +129,7 @@ class TrainingSettings(Section):
     warmup_steps: int = Field(default=100, ge=0)
     label_smoothing_factor: float = Field(default=0.0, ge=0, lt=1)
     average_decay: float = Field(default=0.0, ge=0, lt=1)  # EMA of the weights used for validation; 0: off
-    mixed_precision: Annotated[Literal["no", "fp16", "bf16"] | None, BeforeValidator(_no)] = (
-        None  # null: the launcher's
-    )
+    mixed_precision: Annotated[Literal["no", "fp16", "bf16"] | None, BeforeValidator(_no)] = None  # null: the launcher's
     gradient_checkpointing: bool = False
     seed: int = Field(default=0, ge=0, lt=2**32)
     skip_nan_steps: bool = False  # a step without a finite loss or gradient is left out, where the run else stops

@@ -9,7 +9,7 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any
 
-from ..base import OccupiedError, Processes, Settings, SettingsError, check_replaceable, say
+from ..base import OccupiedError, Processes, Settings, SettingsError, check_replaceable, made_here, say
 from .checkpoints import STATE, CheckpointError, checkpoints, step_of
 
 WEIGHTS = ("best", "last")
