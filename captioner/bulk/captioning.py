@@ -20,7 +20,7 @@ from ..retrieval import Retriever, check_has_context, join
 from ..search import Found, search, search_options
 from .inputs import Item
 from .options import CaptioningOptions
-from .reading import MAX_PIXELS, Reader, Reading
+from .reading import Reader, Reading
 from .workers import read_ahead
 
 logger = logging.getLogger(__name__)
@@ -92,7 +92,7 @@ class Captioning:
         return Reader(
             self.processor.image_settings,
             self.options.context,
-            self.options.max_pixels or MAX_PIXELS,
+            self.options.max_pixels or self.processor.max_pixels,
             None if self.retriever is None else self.retriever.encoder.settings,
             self.processor.further,
         )

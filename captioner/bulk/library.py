@@ -12,7 +12,7 @@ from typing import Any
 
 from ..adopt import load
 from ..base import GenerationSettings
-from ..model import Captioner, CaptionerProcessor
+from ..model import Captioner, CaptionerProcessor, is_one
 from ..retrieval import Retriever
 from .captioning import Captioning
 from .contexts import Context
@@ -37,8 +37,9 @@ def caption(
     """Caption images as they come, with the code of the `captioner caption` command.
 
     Args:
-        images: a path (of a file, folder, glob, list, table or repository), or a list or iterator, even without end,
-            of whatever `open_image` reads: paths, Pillow images, bytes, arrays, tensors. None: contexts are read alone.
+        images: a path (of a file, folder, glob, list, table or repository), an image, or a list or iterator, even
+            without end, of whatever `open_image` reads: paths, Pillow images, bytes, arrays, tensors. None: contexts
+            are read alone.
         model: a name, path or Hub repository for `load`, or what `load` returned; None: the default captioner.
         context: one text or template for all images, or a text or None per image.
         further: further modalities by name, for each image what `ModalityInput.read` takes, or None.
@@ -75,7 +76,10 @@ def _items(
     if images is None:
         context = [context] if isinstance(context, str) else context or (None if columns else [])
         images = repeat(None)
-    items = find_inputs([str(images)]) if isinstance(images, str | Path) else map(_item, count(), images)
+    if isinstance(images, str | Path):
+        items = find_inputs([str(images)])
+    else:
+        items = map(_item, count(), [images] if is_one(images) else images)
     if context is not None and not isinstance(context, str):
         columns, context = {**columns, "context": context}, "{context}"
     for name, values in columns.items():

@@ -23,7 +23,7 @@ class CaptioningOptions:
         workers: processes that read images.
         seed: with an image's name, the seed of its samples.
         scores: whether records say how likely a caption is.
-        max_pixels: images with more are refused; None: twice as many as Pillow warns of.
+        max_pixels: images with more are refused; None: than the processor lets in.
         reads_only: whether there are contexts alone and no images.
         layout: of the decoder's matrices on a CPU: "small", "auto" or "fast".
     """

@@ -5,10 +5,7 @@ Knows nothing about captioners.
 
 import math
 import os
-import stat
-import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -16,13 +13,11 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ..model import ImageSettings, ModalityInput, open_image, reason
+from ..model import MAX_PIXELS, ImageSettings, ModalityInput, open_image, reason
 from .contexts import Context
 from .inputs import Item
 
-MAX_PIXELS = 2 * Image.MAX_IMAGE_PIXELS
 MIN_SIDE = 2
-HEIC_SUFFIXES = (".heic", ".heif")
 
 
 @dataclass
@@ -85,10 +80,7 @@ class Reader(Dataset):
         return reading
 
     def _open(self, item: Item) -> Image.Image:
-        if item.file is not None:
-            _check_file(item.file)
-        with pixel_limit(self.max_pixels):
-            image = open_image(item.image, self._least())
+        image = open_image(item.image, self._least(), self.max_pixels)
         if min(image.size) < MIN_SIDE:
             width, height = image.size
             raise ValueError(f"the image is {width} pixels wide and {height} high; each must be at least {MIN_SIDE}")
@@ -110,42 +102,3 @@ def _per_image(item: Item) -> list[Item]:
     if not isinstance(item.image, list):
         return [item]
     return [replace(item, image=own, file=own if isinstance(own, str) else None) for own in item.image]
-
-
-def _check_file(file: str) -> None:
-    """Refuse what is no regular file before it is opened: pipes would wait for ever.
-
-    Raises:
-        OSError: there is no such file, or a loop of links.
-        ValueError: a folder or a device; a format that needs an extra.
-    """
-    mode = os.stat(file).st_mode
-    if stat.S_ISDIR(mode):
-        readable = os.access(file, os.R_OK | os.X_OK)
-        raise ValueError("it is a folder" if readable else "it is a folder that cannot be looked into")
-    if not stat.S_ISREG(mode):
-        raise ValueError("it is no regular file")
-    if file.lower().endswith(HEIC_SUFFIXES) and not read_heic():
-        raise ValueError("HEIC images need an extra: pip install 'captioner[heic]'")
-
-
-def read_heic() -> bool:
-    """Let Pillow open HEIC images; → whether the extra for it is installed."""
-    try:
-        from pillow_heif import register_heif_opener
-    except ImportError:
-        return False
-    register_heif_opener()
-    return True
-
-
-@contextmanager
-def pixel_limit(most: int) -> Iterator[None]:
-    """Make Pillow refuse images of more pixels; it refuses above twice its own limit and warns below."""
-    before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, most / 2
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            yield
-    finally:
-        Image.MAX_IMAGE_PIXELS = before

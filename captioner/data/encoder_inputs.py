@@ -6,7 +6,7 @@ Knows nothing about captions.
 from collections.abc import Collection
 from typing import Any, NamedTuple
 
-from ..model import CaptionerProcessor, ImageError, each, open_image
+from ..model import CaptionerProcessor, ImageError
 from .augmentation import Augmentation
 from .dataset import Batch, Sample
 from .faults import MISSING, UNREADABLE, Bad
@@ -57,7 +57,7 @@ class EncoderInputs:
         opened = Opened([], [], [])
         for sample in samples:
             try:
-                opened.images.append(each(open_image, self.processor.cut_images(sample.get("image"))))
+                opened.images.append(self.processor.open_images(sample.get("image")))
                 opened.samples.append(sample)
             except ImageError as error:
                 kind = MISSING if isinstance(error.__cause__, FileNotFoundError) else UNREADABLE

@@ -6,10 +6,11 @@ and knows nothing about samples.
 
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator
-from io import BytesIO
 from typing import Any
 
 from PIL import ExifTags, Image, IptcImagePlugin
+
+from ..model import opened
 
 FIELDS = ("title", "description", "keywords")
 IPTC = {"title": (2, 5), "description": (2, 120), "keywords": (2, 25)}
@@ -33,7 +34,7 @@ def read_metadata(source: Any) -> dict[str, str]:
     if isinstance(source, dict):
         source = source.get("path") if source.get("bytes") is None else source["bytes"]
     try:
-        with Image.open(BytesIO(source) if isinstance(source, bytes) else source) as image:
+        with opened(source) as image:
             sources = [list(reader(image)) for reader in (_xmp, _iptc, _exif)]
     except Exception:  # damaged files raise anything; decoding the pixels is what reports them
         return {}

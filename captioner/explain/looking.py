@@ -5,6 +5,7 @@ Knows how a sample is captioned and measured; knows nothing about how the result
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -50,7 +51,7 @@ def look(
     unknown = [name for name, value in given.items() if value is not None and name not in model.config.modalities]
     if unknown:
         raise AttributionError(f"this captioner has no encoder for {unknown}; it takes {model.config.modalities}")
-    photos = each(open_image, image)
+    photos = each(partial(open_image, most=processor.max_pixels), image)
     words = caption
     if words is None:
         words = generated_ids(model, processor, photos, context, further, **search_options)[0]

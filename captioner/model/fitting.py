@@ -9,7 +9,7 @@ from typing import Protocol
 from transformers import PreTrainedTokenizerBase as AnyTokenizer
 
 from .configuration import CaptionerConfig
-from .images import ImageSettings, two_sides
+from .image_settings import ImageSettings, two_sides
 from .modality_inputs import ModalityInput
 
 

@@ -20,7 +20,9 @@ from transformers.utils import PushToHubMixin
 
 from .configuration import CaptionerConfig, input_names
 from .fitting import misfits
-from .images import ImageSettings, as_list, each, open_image, stack
+from .image_files import MAX_PIXELS
+from .image_settings import ImageSettings
+from .images import as_batch, as_list, each, open_image, stack
 from .modality_inputs import ModalityInput, as_samples
 from .processor_files import CONTEXT_FOLDER, read_parts, write_state
 from .text_inputs import decode_caption, encode_captions, encode_contexts, encode_prompt, first_given
@@ -42,11 +44,15 @@ class CaptionerProcessor(PushToHubMixin):
         max_images: the most images of a sample; further ones are left out.
         further: further modalities by name.
 
+    Attributes:
+        max_pixels: that a photo may have; more are refused before they are decoded. Not saved.
+
     Raises:
         ValueError: a tokenizer without an end token, or a length below 1.
     """
 
     _auto_class: str | None = None
+    max_pixels: int = MAX_PIXELS
 
     def __init__(
         self,
@@ -115,7 +121,7 @@ class CaptionerProcessor(PushToHubMixin):
                 unequal number of captions per image, or captions beside a prompt.
         """
         given = {"images": images, "context": context, "captions": captions}
-        given = {name: _samples(value) for name, value in given.items() if value is not None}
+        given = {name: as_batch(value) for name, value in given.items() if value is not None}
         given |= {name: as_samples(value) for name, value in further.items() if value is not None}
         if len({len(values) for values in given.values()}) != 1:
             found = ", ".join(f"{len(values)} {name}" for name, values in given.items()) or "nothing"
@@ -142,12 +148,20 @@ class CaptionerProcessor(PushToHubMixin):
             if any(image is not None for image in images):
                 raise ValueError("this processor has no `image_settings`, so it takes no images; leave them out")
             return {}
-        fitted = [each(lambda one: settings.fit(open_image(one)), self.cut_images(image)) for image in images]
+        fitted = [each(settings.fit, self.open_images(image)) for image in images]
         pixels, mask = stack(fitted, torch.zeros(3, settings.height, settings.width, dtype=torch.uint8))
         pixels = settings.normalize(pixels)
         if mask.all():
             return {"pixel_values": pixels}
         return {"pixel_values": pixels * mask[..., None, None, None], "image_mask": mask}
+
+    def open_images(self, image: Any) -> Any:
+        """The image or images of a sample as RGB, as many as it may have; None stays None.
+
+        Raises:
+            ImageError: one that cannot be read, or that has more than `max_pixels`.
+        """
+        return each(partial(open_image, most=self.max_pixels), self.cut_images(image))
 
     def cut_images(self, image: Any) -> Any:
         """The image or images of a sample without those beyond `max_images`."""
@@ -184,7 +198,7 @@ class CaptionerProcessor(PushToHubMixin):
 
     def _captions(self, captions: list[str | Sequence[str]]) -> dict[str, Tensor]:
         ids = (self.start_token_id, self.eos_token_id, self.pad_token_id)
-        return encode_captions(self.tokenizer, [_samples(row) for row in captions], self.max_caption_length, *ids)
+        return encode_captions(self.tokenizer, [as_batch(row) for row in captions], self.max_caption_length, *ids)
 
     def decode(self, ids: Sequence[int] | Tensor) -> str:
         """Ids (T,) to text: what stands between start token and first EOS, without special tokens."""
@@ -258,13 +272,6 @@ class CaptionerProcessor(PushToHubMixin):
         problems = misfits(self, config)
         if problems:
             raise ValueError(f"the processor does not fit the model: {'; '.join(problems)}")
-
-
-def _samples(value: Any) -> list[Any]:
-    """A batch as a list; a single item becomes a list of one."""
-    if isinstance(value, Sequence) and not isinstance(value, str | bytes | bytearray):
-        return list(value)
-    return list(value) if getattr(value, "ndim", 0) == 4 else [value]
 
 
 AutoProcessor.register(CaptionerConfig, CaptionerProcessor, exist_ok=True)

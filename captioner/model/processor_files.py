@@ -11,7 +11,8 @@ from typing import Any
 from transformers import AutoFeatureExtractor, AutoTokenizer, PreTrainedConfig
 from transformers.utils import cached_file
 
-from .images import ImageSettings, reason
+from .image_settings import ImageSettings
+from .images import reason
 from .modality_inputs import ModalityInput
 
 PROCESSOR_FILE = "processor_config.json"

@@ -32,7 +32,13 @@ def encode_contexts(
 
     Returns:
         `context_input_ids` and `context_attention_mask` (B, L), and how long the first was that is cut, if any is.
+
+    Raises:
+        ValueError: one that is no text.
     """
+    wrong = next((text for text in contexts if not isinstance(text, str | None)), None)
+    if wrong is not None:
+        raise ValueError(f"a context must be a text, or None where there is none, but one is {wrong!r}")
     rows: list[list[int]] = [[] for _ in contexts]
     cut = None
     present = [i for i, text in enumerate(contexts) if text and text.strip()]
