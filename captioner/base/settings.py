@@ -64,13 +64,14 @@ class TokenizerSettings(Section):
 class DataSettings(Section):
     """Where samples come from and how they become tensors."""
 
-    source: Literal["scenes", "datasets", "coco", "karpathy", "table", "flickr8k", "vqa"] = "datasets"
+    source: Literal["scenes", "datasets", "coco", "karpathy", "table", "flickr8k", "vqa", "sidecar"] = "datasets"
     task: Literal["captions", "questions", "translation", "sounds"] = "captions"  # its scores; which scenes
     path: str | None = None  # folder, file or Hub repository
     annotations: dict[str, str] | str | None = None  # annotation file, or one per split
     questions: dict[str, str] | str | None = None  # vqa only: the file of the questions, or one per split
     train_split: str = "train"
     validation_split: str = "validation"
+    hold_out: float | None = Field(default=None, gt=0, lt=1)  # share of the training images that validation takes
     image_column: str | None = "image"  # null: texts only
     caption_column: str = "captions"
     context_column: str | None = None

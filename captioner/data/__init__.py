@@ -12,14 +12,15 @@ from ..base.lazy import handed_on
 __getattr__, __dir__, __all__ = handed_on(
     __name__,
     {
+        "apart": "note_shared",
         "collator": "Collator EvaluationCollator SampleCollator",
         "columns": "USUAL_COLUMNS",
         "dataset": "Batch CaptionDataset Sample Split",
-        "faults": "BAD_DATA_FILE Bad BadData TRAINING UNREADABLE VALIDATION sift",
+        "faults": "BAD_DATA_FILE Bad BadData DataError TRAINING UNREADABLE VALIDATION sift",
         "metadata": "FIELDS read_metadata",
         "passes": "MapPasses Passes StreamPasses steps",
-        "repositories": "load_repository",
-        "rows": "Cells DataError embedded_rows holds_paths",
+        "repositories": "is_saved_dataset load_repository",
+        "rows": "Cells embedded_rows holds_paths",
         "sources": "load_split",
         "streaming": "Stream open_stream",
         "tables": "TABLE_READERS",

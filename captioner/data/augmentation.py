@@ -16,7 +16,7 @@ from torch import Tensor
 from ..base import one_line
 from ..model import ImageSettings, each, stack
 from .dataset import Sample
-from .rows import DataError
+from .faults import DataError
 
 
 class Augmentation:

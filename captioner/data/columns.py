@@ -4,6 +4,7 @@ Knows nothing about where a table was found.
 """
 
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,24 @@ from datasets import Dataset
 
 from ..base import DataSettings, some
 from .annotations import root_of
-from .rows import Cells, DataError, Rows, embedded_rows, file_rows, holds_paths, with_modalities
+from .faults import DataError
+from .rows import Cells, Rows, embedded_rows, file_rows, holds_paths, told_apart, with_modalities
 
 USUAL_COLUMNS = {
-    "image_column": ("image", "images", "file_name", "filename", "image_path", "path", "jpg", "jpeg", "png", "webp"),
-    "caption_column": ("captions", "caption", "text", "txt", "json.captions", "json.caption"),
+    "image_column": (
+        "image",
+        "images",
+        "file_name",
+        "filename",
+        "image_path",
+        "image_name",
+        "path",
+        "jpg",
+        "jpeg",
+        "png",
+        "webp",
+    ),
+    "caption_column": ("captions", "caption", "text", "comment", "txt", "json.captions", "json.caption"),
 }
 
 
@@ -44,25 +58,36 @@ def text_cells(columns: Mapping[str, Any], settings: DataSettings, captions: str
     return Cells(columns[captions][:], contexts, None if ids is None else columns[ids][:])
 
 
-def table_rows(table: Dataset, settings: DataSettings, roots: Sequence[Path]) -> Rows:
-    """Rows of a table whose columns the settings name; its images are paths, encoded in the table, or none."""
+def table_rows(table: Dataset, settings: DataSettings, roots: Sequence[Path], origin: Any, split: str) -> Rows:
+    """Rows of a table whose columns the settings name; its images are paths, encoded in the table, or none.
+
+    Args:
+        roots: that its paths may be relative to.
+        origin: of the rows; see `Rows`.
+        split: whose folder is taken where several have files of these names.
+    """
     columns = {name: table[name] for name in table.column_names}
     cells = text_cells(columns, settings, column_named(columns, settings, "caption_column"))
     image = None if settings.image_column is None else column_named(columns, settings, "image_column")
     if image is None:
-        rows = file_rows(roots, [None] * len(table), cells)
+        rows = file_rows(roots, [None] * len(table), cells, origin)
     elif holds_paths(table.features[image]):
-        rows = file_rows(roots, table[image][:], cells)
+        rows = file_rows(roots, table[image][:], cells, origin, split)
     else:
         images = table.select_columns(image)
-        rows = embedded_rows(images if image == "image" else images.rename_column(image, "image"), cells)
-    return with_modalities(rows, columns, settings, roots)
+        embedded = embedded_rows(images if image == "image" else images.rename_column(image, "image"), cells)
+        rows = told_apart(replace(embedded, origin=str(origin)))
+    return with_modalities(rows, columns, settings, roots, split)
 
 
-def entry_rows(entries: Sequence[dict[str, Any]], settings: DataSettings, ids: str) -> Rows:
-    """Rows of JSON entries with `image` and `captions`; the settings may name keys for context and id."""
+def entry_rows(entries: Sequence[dict[str, Any]], settings: DataSettings, ids: str, origin: Any, split: str) -> Rows:
+    """Rows of JSON entries with `image` and `captions`; the settings may name keys for context and id.
+
+    Args:
+        origin, split: as in `table_rows`.
+    """
     known = {name: None for entry in entries for name in entry}
     columns = {name: [entry.get(name) for entry in entries] for name in known or ("image", "captions", ids)}
     roots = [root_of(settings)]
-    rows = file_rows(roots, columns["image"], text_cells(columns, settings, "captions", ids))
-    return with_modalities(rows, columns, settings, roots)
+    rows = file_rows(roots, columns["image"], text_cells(columns, settings, "captions", ids), origin, split)
+    return with_modalities(rows, columns, settings, roots, split)

@@ -14,15 +14,23 @@ from accelerate import PartialState
 from accelerate.utils import gather_object
 
 from ..base import say, some, write_text
-from .rows import DataError
 
 UNREADABLE = "unreadable image"
 MISSING = "missing image"
+BLANK_IMAGE = "blank image cell"
+UNREADABLE_FEATURES = "unreadable features"
+UNREADABLE_CAPTION = "unreadable caption"
 EMPTY = "empty caption"
 CUT = "caption over the length limit"
 DUPLICATE = "duplicate id"
+SHARED = "image also in training"
+CUT_ARCHIVE = "cut archive"
 BAD_DATA_FILE = "bad_data.jsonl"
 TRAINING, VALIDATION = "training", "validation"
+
+
+class DataError(ValueError):
+    """Data that cannot be used; the message says what was looked for, what is there, and the remedy."""
 
 
 class Bad(NamedTuple):

@@ -1,5 +1,7 @@
 """Data sets that `datasets` reads: a folder of Parquet files, images or tars, a saved data set, a Hub repository.
 
+A folder of photos with texts beside them, which `datasets` would take for texts, is handed on to `sidecars.py`.
+
 Knows nothing about what their columns mean.
 """
 
@@ -11,11 +13,16 @@ from pathlib import Path
 from datasets import Dataset, load_from_disk
 from datasets.exceptions import DatasetsError
 
-from ..base import DataSettings, one_line
-from .annotations import beside, choose_split, root_of
+from ..base import DataSettings, SettingsError, TextError, one_line, parse_json, read_text
+from .annotations import beside, root_of
 from .columns import table_rows
-from .rows import DataError, Rows
+from .faults import DataError
+from .rows import Rows
+from .sidecars import holds_sidecars, read_sidecars
+from .split_names import choose_split
 from .tars import builder_of
+
+SAVED = {"dataset_dict.json": "splits", "state.json": "_data_files"}  # file of a saved dataset → a list in it
 
 
 @contextmanager
@@ -30,9 +37,9 @@ def located(settings: DataSettings) -> Iterator[tuple[str, Path]]:
     root = Path(path) if remote else root_of(settings)
     try:
         yield str(root), Path() if remote else root
-    except DataError:
+    except (DataError, SettingsError):
         raise
-    except (ValueError, OSError, DatasetsError) as error:
+    except Exception as error:  # `datasets` and what it stands on raise many kinds
         place = f"is neither here ({beside(root)}) nor a usable Hub repository" if remote else "does not load"
         raise DataError(f"`data.path` {path} {place}: {one_line(error)}") from error
 
@@ -40,8 +47,23 @@ def located(settings: DataSettings) -> Iterator[tuple[str, Path]]:
 def read_repository(settings: DataSettings, split: str) -> Rows:
     """`path`: a folder with Parquet files or images, what `save_to_disk` wrote, or a Hub repository."""
     with located(settings) as (path, root):
-        table = load_repository(path, split)
-    return table_rows(table, settings, [root])
+        if Path(path).is_dir() and not is_saved_dataset(path) and holds_sidecars(Path(path)):
+            return read_sidecars(settings, split)
+        table, name = _read(path, split)
+    return table_rows(table, settings, [root], f"{path} {name}", split)
+
+
+def is_saved_dataset(path: str) -> bool:
+    """Whether `datasets` wrote a folder, by the files that say so; other programs have files of these names too."""
+    return any(_says(Path(path, name), key) for name, key in SAVED.items())
+
+
+def _says(file: Path, key: str) -> bool:
+    try:
+        told = parse_json(read_text(file), file.name)
+    except (OSError, TextError):
+        return False
+    return isinstance(told, dict) and isinstance(told.get(key), list)
 
 
 def load_repository(path: str, split: str) -> Dataset:
@@ -51,12 +73,24 @@ def load_repository(path: str, split: str) -> Dataset:
 
     Raises:
         DataError: no such split.
-        ValueError, OSError, DatasetsError: what `datasets` raises where it finds nothing to read.
+        ValueError, OSError, DatasetsError: there is nothing to read, or it cannot be read.
     """
-    if any(Path(path, name).is_file() for name in ("dataset_dict.json", "state.json")):
-        saved = load_from_disk(path)
-        splits = {"train": saved} if isinstance(saved, Dataset) else saved
-        return splits[choose_split(split, splits, path)]
-    builder = builder_of(path)
-    builder.download_and_prepare()
-    return builder.as_dataset(split if split == "all" else choose_split(split, builder.info.splits, path)).flatten()
+    return _read(path, split)[0]
+
+
+def _read(path: str, split: str) -> tuple[Dataset, str]:
+    """A split, and the name that stands for it there."""
+    try:
+        if is_saved_dataset(path):
+            saved = load_from_disk(path)
+            splits = {"train": saved} if isinstance(saved, Dataset) else saved
+            name = choose_split(split, splits, path)
+            return splits[name], name
+        builder = builder_of(path)
+        builder.download_and_prepare()
+        name = split if split == "all" else choose_split(split, builder.info.splits, path)
+        return builder.as_dataset(name).flatten(), name
+    except (ValueError, OSError, DatasetsError):
+        raise
+    except Exception as error:  # of what `datasets` stands on
+        raise ValueError(f"{type(error).__name__}: {one_line(error)}") from error

@@ -3,21 +3,26 @@
 Knows nothing about files of annotations, samples or models; nothing is opened.
 """
 
+import hashlib
 import os
-from collections.abc import Hashable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections import defaultdict
+from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
+from unicodedata import normalize
 
 import pyarrow.compute
 from datasets import Dataset, Features, Image, List, Value, concatenate_datasets
 
-from ..base import DataSettings, some
+from ..base import DataSettings, existing, some
 from ..model import as_list, each
+from .cells import listed
+from .faults import DataError
+from .places import folder_of
 
-
-class DataError(ValueError):
-    """Data that cannot be used; the message says what was looked for, what is there, and the remedy."""
+COMPRESSED = (b"\xff\xd8", b"\x89PNG", b"RIFF", b"GIF8")  # how their files begin
+BLOCKS, BLOCK_SIZE = 16, 4096  # of a compressed image that are looked at, and their bytes
 
 
 class Cells(NamedTuple):
@@ -33,26 +38,17 @@ class Rows:
     """What a reader found: R rows, one per image or one per caption, in the order of the source."""
 
     images: Dataset  # the column `image`, and one for each further modality
-    keys: list[Hashable]  # equal where the image is the same
+    keys: list[
+        tuple[Hashable, ...] | None
+    ]  # equal where the image is the same; None: nothing but its place tells it from others
     names: list[str]  # what an image is called where the source gives no id
     files: list[list[str]]  # of each row, that must exist
     cells: Cells
-
-
-def folders(root: Path, depth: int) -> Iterator[Path]:
-    """A folder and its subfolders down to a depth, or the folder of a file."""
-    folder = root if root.is_dir() else root.parent
-    yield folder
-    if depth:
-        for path in sorted(entry.path for entry in os.scandir(folder) if entry.is_dir()):
-            yield from folders(Path(path), depth - 1)
-
-
-def _folder_of(names: Sequence[str], roots: Sequence[Path]) -> Path:
-    """The root, or the folder up to two levels below one, that holds the first files."""
-    places = (folder for root in roots for folder in folders(root, 2))
-    found = (folder for folder in places if any((folder / name).is_file() for name in names[:20]))
-    return next(found, None) or next(folders(roots[0], 0))
+    origin: str = ""  # the same where two splits are cut from the same rows
+    places: Sequence[int] | None = None  # of the rows in their origin; None: they are all of it
+    embedded: bool = False  # whether images are in the source itself; their keys are then name and size, and maybe more
+    blank: frozenset[int] = frozenset()  # rows without an image where others have one
+    faults: dict[int, tuple[str, str]] = field(default_factory=dict)  # row → the kind and why of what it lacks
 
 
 def holds_paths(kind: Any) -> bool:
@@ -60,24 +56,44 @@ def holds_paths(kind: Any) -> bool:
     return getattr(getattr(kind, "feature", kind), "dtype", None) in ("string", "large_string")
 
 
-def file_rows(roots: Sequence[Path], names: Sequence[str | list[str] | None], cells: Cells) -> Rows:
+def file_rows(
+    roots: Sequence[Path], names: Sequence[str | list[str] | None], cells: Cells, origin: Any = "", split: str = ""
+) -> Rows:
     """Rows of images that are files.
 
     Args:
         names: relative to a root or to a folder up to two levels below; a list where a sample has several images.
+        origin: of the rows; see `Rows`.
+        split: whose folder is taken where several have files of these names.
+
+    Raises:
+        DataError: as in `folder_of`.
     """
-    folder = _folder_of([name for own in names for name in as_list(own) if name], roots)
+    names = [listed(own) for own in names]
+    folder = folder_of([name for own in names for name in as_list(own) if name], roots, split)
     files = [each(lambda name: os.path.join(folder, name) if name else None, own) for own in names]
     fallback = [", ".join(filter(None, as_list(own))) or str(row) for row, own in enumerate(names)]
     several = any(isinstance(own, list) for own in files)
     kind = List(Value("string")) if several else Value("string")
     columns = {"image": [as_list(own) for own in files] if several else files}
     images = Dataset.from_dict(columns, features=Features({"image": kind}))
-    return Rows(images, fallback, fallback, [list(filter(None, as_list(own))) for own in files], cells)
+    own_files = [list(filter(None, as_list(own))) for own in files]
+    keys = [tuple(map(_spelt, own)) or None for own in own_files]
+    return Rows(images, keys, fallback, own_files, cells, str(origin), blank=_blank([bool(own) for own in own_files]))
+
+
+def _blank(present: Sequence[bool]) -> frozenset[int]:
+    """The rows without an image, where others have one."""
+    return frozenset(row for row, there in enumerate(present) if not there) if any(present) else frozenset()
+
+
+def _spelt(file: str) -> str:
+    """One spelling of a path, however it is written."""
+    return normalize("NFC", os.path.normpath(file))
 
 
 def embedded_rows(images: Dataset, cells: Cells) -> Rows:
-    """Rows of an Arrow column of images: the same where original name and number of bytes are the same.
+    """Rows of an Arrow column of images: the same where original name and number of bytes are; see `told_apart`.
 
     Lists of images are all different.
     """
@@ -90,19 +106,48 @@ def embedded_rows(images: Dataset, cells: Cells) -> Rows:
             f"the image column must hold images or paths, but holds {kind}; set `data.image_column`"
         ) from error
     if several:
-        return Rows(
-            images, list(range(len(images))), [str(row) for row in range(len(images))], [[]] * len(images), cells
-        )
+        rows = range(len(images))
+        return Rows(images, [None for _ in rows], [str(row) for row in rows], [[] for _ in rows], cells)
     column = images.with_format("arrow")[:]["image"]
     paths = pyarrow.compute.struct_field(column, "path").to_pylist()
     sizes = pyarrow.compute.binary_length(pyarrow.compute.struct_field(column, "bytes")).to_pylist()
-    keys = [(path, size) if path else row for row, (path, size) in enumerate(zip(paths, sizes, strict=True))]
+    keys = [(path, size) if path else None for path, size in zip(paths, sizes, strict=True)]
     names = [os.path.basename(path) if path else str(row) for row, path in enumerate(paths)]
     files = [[path] if path and size is None else [] for path, size in zip(paths, sizes, strict=True)]
-    return Rows(images, keys, names, files, cells)
+    there = [path is not None or size is not None for path, size in zip(paths, sizes, strict=True)]
+    return Rows(images, keys, names, files, cells, embedded=True, blank=_blank(there))
 
 
-def with_modalities(rows: Rows, columns: Mapping[str, Any], settings: DataSettings, roots: Sequence[Path]) -> Rows:
+def told_apart(rows: Rows) -> Rows:
+    """The same embedded rows, where different images of one name and size have keys of their own."""
+    column = rows.images.with_format("arrow")[:]["image"]
+    same = defaultdict(list)
+    for row, key in enumerate(rows.keys):
+        if key is not None and key[1] is not None:
+            same[key].append(row)
+    keys = list(rows.keys)
+    for key, own in same.items():
+        for row in own if len(own) > 1 else ():
+            keys[row] = (*key, _digest(column[row]["bytes"].as_buffer()))
+    return replace(rows, keys=keys)
+
+
+def _digest(content: Any) -> bytes:
+    """Of an encoded image; of a compressed one parts are enough, since they are never like those of another."""
+    view = memoryview(content)
+    parts: Iterable[memoryview] = [view]
+    if bytes(view[:4]).startswith(COMPRESSED):
+        starts = (*range(0, len(view), max(len(view) // BLOCKS, BLOCK_SIZE)), max(len(view) - BLOCK_SIZE, 0))
+        parts = (view[start : start + BLOCK_SIZE] for start in starts)
+    digest = hashlib.blake2b(digest_size=16)
+    for part in parts:
+        digest.update(part)
+    return digest.digest()
+
+
+def with_modalities(
+    rows: Rows, columns: Mapping[str, Any], settings: DataSettings, roots: Sequence[Path], split: str
+) -> Rows:
     """The rows with the columns of `data.modality_columns`: numbers, or paths of files relative to a root.
 
     Raises:
@@ -110,23 +155,47 @@ def with_modalities(rows: Rows, columns: Mapping[str, Any], settings: DataSettin
     """
     images = rows.images
     for name, column in settings.modality_columns.items():
-        if column not in columns:
-            raise DataError(
-                f"{settings.path} has no column {column!r} but {some(columns, 20)}; set "
-                f"`data.modality_columns.{name}` to one of them"
-            )
+        check_modality_column(name, columns, settings)
         values = columns[column][:]
         if any(isinstance(value, str) for value in values):
-            values = _full_paths(values, name, roots)
+            values = _full_paths(values, name, roots, split)
         images = concatenate_datasets([images, Dataset.from_dict({name: values})], axis=1)
     return replace(rows, images=images)
 
 
-def _full_paths(paths: Sequence[str | None], name: str, roots: Sequence[Path]) -> list[str | None]:
-    """Paths of features in full; what stands behind `#` is a key in the file."""
-    folder = _folder_of([path.partition("#")[0] for path in paths if path], roots)
-    files = [os.path.join(folder, path) if path else None for path in paths]
-    missing = [file for file in files if file and not os.path.isfile(file.partition("#")[0])]
+def check_modality_column(name: str, columns: Collection[str], settings: DataSettings) -> None:
+    """Make sure that there is the column that the settings name for a modality.
+
+    Raises:
+        DataError: there is not.
+    """
+    column = settings.modality_columns[name]
+    if column not in columns:
+        raise DataError(
+            f"{settings.path} has no column {column!r} but {some(columns, 20)}; set "
+            f"`data.modality_columns.{name}` to one of them"
+        )
+
+
+def _full_paths(paths: Sequence[str | None], name: str, roots: Sequence[Path], split: str) -> list[str | None]:
+    """Paths of features in full, each with the key behind its file; see `full_path`."""
+    folder = folder_of([path for own in paths if own for path in _readings(own)], roots, split)
+    found = [path and full_path(folder, path) for path in paths]
+    missing = [path for path in found if path and not any(map(os.path.isfile, _readings(path)))]
     if missing:
         raise DataError(f"{len(missing)} files of `{name}` are missing: {some(missing, 3)}; put them there")
-    return files
+    return found
+
+
+def full_path(folder: str | os.PathLike, path: str) -> str:
+    """A path below a folder as it is on the disk; what stands behind the last "#" may be a key in the file."""
+    for reading in _readings(path):
+        found = existing(os.path.join(folder, reading))
+        if found is not None:
+            return found + path[len(reading) :]
+    return os.path.join(folder, path)
+
+
+def _readings(path: str) -> list[str]:
+    """The file that a path names if "#" is a sign of its name, and if a key stands behind it."""
+    return list(dict.fromkeys((path, path.rpartition("#")[0] or path)))

@@ -3,21 +3,19 @@
 Knows where every row lies without reading it; knows nothing about samples, epochs or processes.
 """
 
-import tarfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import fsspec
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from datasets import Features, Image, IterableDataset, List
-from datasets.packaged_modules.webdataset.webdataset import base_plus_ext
 
 from ..base import DataSettings
-from .rows import DataError
-from .tars import builder_of
+from .faults import DataError
+from .tars import builder_of, keys_in, rows_in
 
 READ_AHEAD = 16  # rows of a shard at once
 
@@ -35,33 +33,57 @@ class FileShards(NamedTuple):
     """What a file says about its rows without their images."""
 
     counts: list[int]  # per shard of the file
-    ids: pa.Array | None  # where they are cheap to read
+    ids: pa.Array | None = None  # where they are cheap to read
+    fault: str | None = None  # why rows may be missing
 
 
-def _parquet_shards(file: Any, id_column: str | None) -> FileShards:
+class ShardFormat(Protocol):
+    """How files of one kind are read without `datasets`."""
+
+    @staticmethod
+    def shards(file: Any, id_column: str | None) -> FileShards:
+        """The shards of an opened file."""
+
+    @staticmethod
+    def texts(file: Any, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
+        """Its rows in some columns that hold no images; what is inside a column is not flat."""
+
+
+class Parquet:
     """A shard per row group, as `IterableDataset.reshard` cuts them."""
-    parquet = pq.ParquetFile(file)
-    known = id_column in parquet.schema_arrow.names
-    ids = parquet.read(columns=[id_column])[id_column].cast(pa.string()).combine_chunks() if known else None
-    groups = parquet.metadata
-    return FileShards([groups.row_group(group).num_rows for group in range(groups.num_row_groups)], ids)
+
+    @staticmethod
+    def shards(file: Any, id_column: str | None) -> FileShards:
+        """As in `ShardFormat`."""
+        parquet = pq.ParquetFile(file)
+        known = id_column in parquet.schema_arrow.names
+        ids = parquet.read(columns=[id_column])[id_column].cast(pa.string()).combine_chunks() if known else None
+        groups = parquet.metadata
+        return FileShards([groups.row_group(group).num_rows for group in range(groups.num_row_groups)], ids)
+
+    @staticmethod
+    def texts(file: Any, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
+        """As in `ShardFormat`."""
+        for batch in pq.ParquetFile(file).iter_batches(columns=list(columns)):
+            yield from batch.to_pylist()
 
 
-def _tar_shards(file: Any, id_column: str | None) -> FileShards:
-    """One shard; files of a sample lie together and share their name up to its first dot."""
-    keys: list[str] = []
-    with tarfile.open(fileobj=file) as archive:
-        for member in archive:
-            key = base_plus_ext(member.name)[0] if member.isfile() else None
-            if key is not None and keys[-1:] != [key]:
-                keys.append(key)
-    return FileShards([len(keys)], pa.array(keys, pa.string()) if id_column == "__key__" else None)
+class TarShards:
+    """A shard per tar."""
+
+    @staticmethod
+    def shards(file: Any, id_column: str | None) -> FileShards:
+        """As in `ShardFormat`."""
+        keys, fault = keys_in(file)
+        return FileShards([len(keys)], pa.array(keys, pa.string()) if id_column == "__key__" else None, fault)
+
+    @staticmethod
+    def texts(file: Any, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
+        """As in `ShardFormat`."""
+        return rows_in(file, columns)
 
 
-SHARD_FORMATS: dict[str, Callable[[Any, str | None], FileShards]] = {
-    "parquet": _parquet_shards,
-    "tars": _tar_shards,
-}  # by the names of their builders
+SHARD_FORMATS: dict[str, type[ShardFormat]] = {"parquet": Parquet, "tars": TarShards}  # by the names of their builders
 
 
 @dataclass
@@ -72,11 +94,19 @@ class Shards:
         rows: as `datasets` streams them, images not decoded.
         counts: rows of each shard.
         duplicates: ids that more than one row has, where ids were cheap to read.
+        name: of the split.
+        files: of the split.
+        format: of the files.
+        faults: file → why rows of it may be missing.
     """
 
     rows: IterableDataset
     counts: list[int]
     duplicates: list[str]
+    name: str
+    files: Sequence[str]
+    format: type[ShardFormat]
+    faults: dict[str, str]
 
     @property
     def features(self) -> Features:
@@ -102,15 +132,17 @@ class Shards:
             )
         files = builder.config.data_files
         name = split(list(files))
-        found = []
+        form, found = SHARD_FORMATS[builder.name], {}
         for file in files[name]:
             with fsspec.open(file, "rb") as opened:
-                found.append(SHARD_FORMATS[builder.name](opened, settings.id_column))
-        counts = [count for own in found for count in own.counts]
+                found[file] = form.shards(opened, settings.id_column)
+        counts = [count for own in found.values() for count in own.counts]
         rows = _encoded(builder.as_streaming_dataset(name).reshard())
         if rows.num_shards != len(counts):
             raise DataError(f"{path} has {len(counts)} shards, but datasets finds {rows.num_shards}; upgrade datasets")
-        return cls(rows, counts, _duplicates([own.ids for own in found if own.ids is not None]))
+        duplicates = _duplicates([own.ids for own in found.values() if own.ids is not None])
+        faults = {file: own.fault for file, own in found.items() if own.fault}
+        return cls(rows, counts, duplicates, name, list(found), form, faults)
 
     def pieces(self, start: int, stop: int) -> Iterator[Piece]:
         """The rows from `start` to `stop` of the split, shard by shard."""
@@ -131,6 +163,17 @@ class Shards:
             for values in zip(*batch.values(), strict=True):
                 yield number, dict(_flat(dict(zip(batch, values, strict=True)), self.rows.features))
                 number += 1
+
+    def texts(self, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
+        """All rows in some columns, as `read` names them, in order; no image is read."""
+        outer = [
+            name for name in self.rows.features if any(own == name or own.startswith(f"{name}.") for own in columns)
+        ]
+        features = Features({name: self.rows.features[name] for name in outer})
+        for file in self.files:
+            with fsspec.open(file, "rb") as opened:
+                for row in self.format.texts(opened, outer):
+                    yield dict(_flat({name: row.get(name) for name in outer}, features))
 
 
 def _encoded(rows: IterableDataset) -> IterableDataset:

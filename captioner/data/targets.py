@@ -12,7 +12,7 @@ from torch import Tensor
 from ..model import IGNORED_LABEL, PLAIN_TEXT, CaptionerProcessor
 from .dataset import Batch, Sample
 from .faults import CUT, Bad
-from .grouping import empty
+from .groups import empty
 
 
 class Targets(Protocol):

@@ -6,19 +6,22 @@ nothing about scores of answers.
 
 import os
 import re
+from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
 from ..base import SUFFIXES, DataSettings, some
 from .annotations import expect, named_file, read_json, root_of
-from .rows import Cells, DataError, Rows, file_rows, folders
+from .faults import DataError
+from .places import folders
+from .rows import Cells, Rows, file_rows
+from .split_names import names_of
 
 
 def read_vqa(settings: DataSettings, split: str) -> Rows:
     """`path`: the image folder; `questions` and `annotations`: a JSON file each, or one per split.
 
-    The question is the context, the answers of all annotators are the captions; one file serves whatever split is asked
-    for.
+    The question is the context, the answers of all annotators are the captions; one file serves every split.
 
     Raises:
         DataError: files that are missing, not of this form, or without answers or an image for a question.
@@ -37,26 +40,35 @@ def read_vqa(settings: DataSettings, split: str) -> Rows:
         )
     contexts, images = ([own[place] for own in cells.values()] for place in (0, 1))
     root = root_of(settings)
-    names = _files_of(images, root)
-    return file_rows([root], names, Cells([said[name] for name in cells], contexts, list(cells)))
+    names = _files_of(images, root, split)
+    return file_rows([root], names, Cells([said[name] for name in cells], contexts, list(cells)), questions, split)
 
 
 def _answers(entry: dict[str, Any]) -> list[str]:
     return [own["answer"] for own in entry["answers"]]
 
 
-def _files_of(numbers: list[int], root: Path) -> list[str]:
+def _files_of(numbers: list[int], root: Path, split: str) -> list[str]:
     """The image file of each number: COCO_val2014_000000262148.jpg is number 262148."""
-    found: dict[int, str] = {}
+    found: dict[int, list[Path]] = defaultdict(list)
     for folder in folders(root, 1):
         for entry in os.scandir(folder):
             number = re.search(r"(\d+)\.\w+$", entry.name)
-            if number and Path(entry.name).suffix.lower() in SUFFIXES:
-                found.setdefault(int(number[1]), os.path.relpath(entry.path, root))
+            if number and Path(entry.name).suffix.lower() in SUFFIXES and not entry.name.startswith("."):
+                found[int(number[1])].append(Path(entry.path).relative_to(root))
     missing = [str(number) for number in dict.fromkeys(numbers) if int(number) not in found]
     if missing:
         raise DataError(
             f"{root} has no image for {len(missing)} numbers in `data.questions`: {some(missing, 3)}; set `data.path` "
             "to the folder of files whose names end in them, such as COCO_val2014_000000262148.jpg"
         )
-    return [found[int(number)] for number in numbers]
+    return [str(_only(int(number), found[int(number)], split)) for number in numbers]
+
+
+def _only(number: int, files: list[Path], split: str) -> Path:
+    """The one file of a number, or the one that is named after the split or lies in its folder."""
+    own = [file for file in files if any(name in file.as_posix() for name in names_of(split))]
+    own = own if len(files) > 1 and own else files
+    if len(own) > 1:
+        raise DataError(f"image {number} may be {some(own, 3)}; set `data.path` to the folder of the right ones")
+    return own[0]

@@ -23,6 +23,7 @@ from ..data import (
     Stream,
     StreamPasses,
     load_split,
+    note_shared,
     open_stream,
 )
 from ..model import Captioner, CaptionerProcessor
@@ -59,6 +60,7 @@ class Splits:
             validation = load_split(data, data.validation_split)
         training = (open_stream if data.streaming else load_split)(data, data.train_split)
         bad = BadData(data.max_bad_share, Path(settings.training.output_dir) / BAD_DATA_FILE)
+        note_shared(training, validation, data)
         bad.begin(TRAINING, training)
         bad.begin(VALIDATION, validation)
         return cls(settings, training, validation, bad)

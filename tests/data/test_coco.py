@@ -47,7 +47,7 @@ def test_a_file_that_is_not_coco_captions_is_refused(tmp_path):
         f"{file} is not COCO captions (KeyError: 'caption'); set `data.annotations`"
     )
     write(file, "{")
-    assert refusal("coco", tmp_path).startswith(f"{file} is not valid JSON: Expecting property name")
+    assert refusal("coco", tmp_path).startswith(f"{file} is not JSON: Expecting property name")
 
 
 def test_a_missing_annotation_file_lists_what_is_there(tmp_path):

@@ -32,6 +32,7 @@ EXPECTED = {
     ("training", "missing image"): {"gone"},
     ("training", "unreadable image"): {"broken"},
     ("validation", "unreadable image"): {"broken"},
+    ("validation", "image also in training"): {"g0", "broken"},
 }
 STOPS = """
 import sys

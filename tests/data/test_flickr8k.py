@@ -33,8 +33,8 @@ def test_flickr8k_captions_txt_keeps_commas_and_has_only_train(tmp_path):
     expected = {"a.jpg": ["A dog , brown , runs .", 'Quoted, "so"'], "b.jpg": ['"Open quote']}
     assert table(load("flickr8k", tmp_path)) == table(load("flickr8k", tmp_path, "all")) == expected
     assert refusal("flickr8k", tmp_path, "validation") == (
-        f"{file} has no split lists beside it, so it has no split 'validation' but train; "
-        "set `data.train_split` to train[:90%] and `data.validation_split` to train[90%:]"
+        f"{file} (image,caption) has no split lists beside it, so it has no split 'validation' but train; "
+        "set `data.train_split` to train[:90%] and `data.validation_split` to train[90%:], or `data.hold_out`"
     )
     assert list(table(load("flickr8k", tmp_path, "train[50%:]"))) == ["b.jpg"]
 
@@ -42,7 +42,8 @@ def test_flickr8k_captions_txt_keeps_commas_and_has_only_train(tmp_path):
 def test_flickr8k_without_captions_says_what_lines_should_be(tmp_path):
     file = write(tmp_path / "captions.txt", "nothing\n")
     assert refusal("flickr8k", tmp_path) == (
-        f"{file} holds no captions; its lines must be name#0<TAB>caption, or image,caption under that header"
+        f"{file} holds no captions; its lines must be name#0<TAB>caption, or image,caption, or "
+        "image_name|comment_number|comment, the latter under that header"
     )
     file.unlink()
-    assert "set `data.annotations`, .txt files in" in refusal("flickr8k", tmp_path)
+    assert "set `data.annotations`, .txt or .csv or .token files in" in refusal("flickr8k", tmp_path)

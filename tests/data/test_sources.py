@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from captioner.base import DataSettings
 from captioner.data import load_split, sources
-from captioner.data.grouping import _unique
+from captioner.data.groups import unique
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 
@@ -134,5 +134,5 @@ def test_an_empty_split_is_refused(tmp_path):
 
 @given(st.lists(st.sampled_from(["a", "b", "a#0", "a#1", "a#1#2"]), max_size=6))
 def test_ids_are_unique(names):
-    unique = _unique(names)
-    assert len(set(unique)) == len(names)
+    made = unique(names)
+    assert len(set(made)) == len(names)
