@@ -1,14 +1,17 @@
 """Files that are there whole, or as they were before. Knows nothing about what is in them."""
 
 import os
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 PHOTOS = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".gif", ".webp", ".avif", ".heic", ".heif")
 # Suffixes of images.
-SUFFIXES = frozenset((*PHOTOS, ".bmp", ".dib", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm", ".tga", ".ico"))
-NAMED = 40  # letters of a file's name that the name beside it repeats: no longer than file systems allow
+CAMERAS = (".mpo", ".jp2", ".j2k", ".jpf", ".jpx", ".jpg_large", ".jpg-large", ".jpeg_large", ".png_large")
+DRAWN = (".bmp", ".dib", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm", ".tga", ".ico")
+SUFFIXES = frozenset((*PHOTOS, *CAMERAS, *DRAWN))
+NAMED = 40  # letters of a file's name that the name beside it repeats: shorter than file systems allow
 
 
 class WriteError(OSError):
@@ -37,7 +40,7 @@ def replacing(file: Path) -> Iterator[Path]:
         yield file
         return
     file = file.resolve()
-    unfinished = file.with_name(f".{file.name[:NAMED]}.{os.getpid()}.tmp")
+    unfinished = file.with_name(f".{file.name[:NAMED]}.{secrets.token_hex(6)}.tmp")
     try:
         yield unfinished
         with unfinished.open("rb") as written:

@@ -9,7 +9,6 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,69 +16,28 @@ from ..base import explaining, some, write_text
 from .inputs import InputError, Inputs, Item
 from .journal import Journal, Located, Place, Tally, digest
 from .options import JobSettings
-from .outputs import RECORD_COLUMNS, OutputError, check_records_file, read_records, write_records
-from .sidecars import Sidecars
+from .outputs import RECORD_COLUMNS, OutputError, read_records, write_records
+from .sidecars import SidecarError, Sidecars
+from .target import Reads, Target, remove_errors
 
 INPUT_KEYS = ("images", "input", "shards")
 FREE_KEYS = ("captioner", *INPUT_KEYS)
 
 
-@dataclass(frozen=True)
-class Target:
-    """Where a job writes.
-
-    Args:
-        output: the file of all captions, or None.
-        sidecars: the texts beside the images, or None.
-        existing: what to do with what is there: "skip", "overwrite", "append", "prepend" or "fail".
-        errors: the file of images that failed; None: beside the output.
-        folder: where the journal goes without an output.
-    """
-
-    output: Path | None
-    sidecars: Sidecars | None = None
-    existing: str = "skip"
-    errors: Path | None = None
-    folder: Path = Path()
-
-    def __post_init__(self) -> None:
-        for option, file in (("--output", self.output), ("--errors", self.errors)):
-            if file is not None:
-                check_records_file(file, option)
-        if self.errors is not None and not self.errors.parent.is_dir():
-            raise OutputError(f"`--errors` is in {self.errors.parent}, which is no folder; make it first")
-        if self.sidecars is None and self.existing in ("append", "prepend"):
-            raise OutputError(f"`--existing {self.existing}` is for the texts of `--sidecar`; give that too")
-
-    @cached_property
-    def base(self) -> Path:
-        """What the names of the files around the output begin with."""
-        return self.folder / "captioner.jsonl" if self.output is None else self.output
-
-    @property
-    def journal(self) -> Path:
-        """The folder of the journal."""
-        return self.base.with_name(self.base.name + ".parts")
-
-    @property
-    def errors_file(self) -> Path:
-        """The list of what failed."""
-        return self.errors or self.base.with_suffix(".errors.jsonl")
-
-    @property
-    def settings_file(self) -> Path:
-        """The settings that were used."""
-        return self.base.with_suffix(".settings.json")
-
-
 @dataclass
 class Summary:
-    """What became of the images of a job: how many were captioned, failed, were left alone, and are still to do."""
+    """What became of the images of a job: how many were captioned, failed, were left alone, and are still to do.
+
+    Of the captioned: how many have an empty caption, were captioned before this run, and came with a context.
+    """
 
     captioned: int = 0
     failed: int = 0
     skipped: int = 0
     missing: int = 0
+    empty: int = 0
+    already: int = 0
+    contexts: int = 0
 
     @property
     def total(self) -> int:
@@ -96,6 +54,7 @@ class Job:
         shard: i and n of `--shard i/n`, i from 1: every n-th image.
         process: which of the processes that share the work this is.
         processes: how many there are.
+        read: files that the run reads beside the images, by what they are in words.
     """
 
     inputs: Inputs
@@ -104,6 +63,8 @@ class Job:
     shard: tuple[int, int] = (1, 1)
     process: int = 0
     processes: int = 1
+    read: Reads = field(default_factory=dict)
+    already: int = field(default=0, init=False)  # captioned before this run
     skipped: int = field(default=0, init=False)
     left: int = field(default=0, init=False)  # images of all processes when the work began
     finished: Tally = field(init=False)  # how many of them have come since
@@ -120,20 +81,32 @@ class Job:
             OutputError: something is in the way.
             InputError: two images whose texts would be one file.
             WriteError: the place cannot be written.
-            JournalError: another run is writing there.
+            JournalError: another run is writing there, or something that is no journal of this command is there.
+            OccupiedError: a file of a person's is where this job would write.
         """
         sidecars = self.target.sidecars
+        self.target.check(self.read, [] if sidecars is None and self.target.output is None else self._files())
         self.journal.open()
-        before = self.journal.settings() if self.journal.has_records() else None
-        if before is None:
-            self._begin()
+        if self.journal.has_records():
+            self._go_on(self.journal.settings())
         else:
-            self._go_on(before)
+            self._begin()
         if sidecars is not None:
             self._check_sidecars(sidecars)
-            for record in self.journal.last_records():
-                if "sidecar" in record:
-                    sidecars.write(Path(record["sidecar"]), record["text"])
+            self._complete(sidecars)
+
+    def _files(self) -> list[str]:
+        return [item.file for item in self.inputs if item.file is not None]
+
+    def _complete(self, sidecars: Sidecars) -> None:
+        """Put texts in place that a kill has kept from it: those of this run's images, beside them, and no others."""
+        for record in self.journal.last_records():
+            index, text = record["index"], record.get("text")
+            if not isinstance(text, str) or not 0 <= index < len(self.inputs.names):
+                continue
+            path = sidecars.path(self.inputs[index].file)
+            if self.inputs.names[index] == record["image"] and os.fspath(path) == record.get("sidecar"):
+                sidecars.complete(path, text, record.get("before"))
 
     def _begin(self) -> None:
         """Start a journal, from the captions that the output has if they are to be kept."""
@@ -142,15 +115,20 @@ class Job:
         if there and existing == "fail":
             raise OutputError(f"{output} is there already; name another file, or give `--existing skip` or `overwrite`")
         keep = there and existing == "skip" and output.stat().st_size
-        if keep and self.target.settings_file.exists():
-            self._check_same(json.loads(self.target.settings_file.read_text(encoding="utf-8")), output)
+        if keep and (before := self.target.settings()) is not None:
+            self._check_same(before, output)
         self.journal.save_settings(self.kept)
         if keep:
             self.journal.take_over(read_records(output), self.inputs.names)
 
-    def _go_on(self, before: dict[str, Any]) -> None:
+    def _go_on(self, before: dict[str, Any] | None) -> None:
         """Take up the journal of a run that did not end, unless it may be thrown away and is of another kind."""
         try:
+            if before is None:
+                raise OutputError(
+                    f"{self.journal.folder} holds records, but not what they were made with, so they are not believed; "
+                    "move it away, or give `--existing overwrite`"
+                )
             self._check_same(before, self.journal.folder)
         except OutputError:
             if self.target.existing != "overwrite" or self.shard[1] > 1:
@@ -176,8 +154,8 @@ class Job:
             )
 
     def _check_sidecars(self, sidecars: Sidecars) -> None:
-        files = [item.file for item in self.inputs]
-        if None in files:
+        files = self._files()
+        if len(files) < len(self.inputs):
             raise InputError("`--sidecar` writes beside image files, but some images have none; use `--output`")
         paths = [sidecars.path(file) for file in files]
         twice = [path for path, count in Counter(paths).items() if count > 1]
@@ -186,18 +164,19 @@ class Job:
         for folder in {path.parent for path in paths}:
             if folder.is_dir() and not os.access(folder, os.W_OK):
                 raise OutputError(f"cannot write beside the images in {folder}; use `--output`")
-        there = [path for path in paths if path.exists()]
-        if there and sidecars.existing == "fail" and not self.journal.has_records():
+        there = [sidecars.path(file) for file in files if sidecars.existing == "fail" and sidecars.has_text(file)]
+        if there and not self.journal.has_records():
             raise OutputError(f"{len(there)} texts are there already ({some(there, 3)}); see `--existing`")
 
     def plan(self) -> list[int]:
         """The images that are this process's to caption; all processes must plan before one of them works."""
         self.journal.open()
         places = self.journal.locate(self.inputs.names).places
+        self.already = sum(map(_good, places[self.shard[0] - 1 :: self.shard[1]]))
         left = [i for i in range(self.shard[0] - 1, len(places), self.shard[1]) if not _good(places[i])]
         sidecars = self.target.sidecars
         if sidecars is not None and sidecars.existing == "skip":
-            todo = [index for index in left if not sidecars.path(self.inputs[index].file).exists()]
+            todo = [index for index in left if not sidecars.has_text(self.inputs[index].file)]
             self.skipped = len(left) - len(todo)
             left = todo
         self.left, self.finished = len(left), self.journal.tally(self.processes)
@@ -209,24 +188,41 @@ class Job:
         Raises:
             WriteError: one could not be written; those before it are kept.
         """
-        sidecars = self.target.sidecars
         for item, record in results:
-            kept = {"index": item.index, **record}
-            if sidecars is None or "error" in record:
-                self.journal.append(kept)
-            else:
-                path = sidecars.path(item.file)
-                text = sidecars.compose(path, record.get("captions") or [record["caption"]])
-                self.journal.append(kept | {"sidecar": os.fspath(path), "text": text})
-                sidecars.write(path, text)
-            yield record
+            yield self._keep(item, record)
+
+    def _keep(self, item: Item, record: dict[str, Any]) -> dict[str, Any]:
+        """Keep one record, and its text if there is to be one; a text that cannot be is a reason, as a bad image is."""
+        sidecars, kept = self.target.sidecars, {"index": item.index, **record}
+        if sidecars is None or "error" in record:
+            self.journal.append(kept)
+            return record
+        path = sidecars.path(item.file)
+        try:
+            text, before = sidecars.compose(path, record.get("captions") or [record["caption"]])
+        except SidecarError as error:
+            failed = {"image": record["image"], "error": str(error)}
+            self.journal.append({"index": item.index, **failed})
+            return failed
+        self.journal.append(kept | {"sidecar": os.fspath(path), "text": text, "before": before})
+        sidecars.write(path, text)
+        return record
 
     def summarise(self) -> Summary:
         """Count this shard's records."""
-        places = self.journal.locate(self.inputs.names).places[self.shard[0] - 1 :: self.shard[1]]
+        blank = self.settings.prefix + self.settings.suffix
+        places = self.journal.locate(self.inputs.names, blank).places[self.shard[0] - 1 :: self.shard[1]]
         good = sum(map(_good, places))
         failed = sum(place is not None and not place.good for place in places)
-        return Summary(good, failed, self.skipped, max(0, len(places) - good - failed - self.skipped))
+        return Summary(
+            captioned=good,
+            failed=failed,
+            skipped=self.skipped,
+            missing=max(0, len(places) - good - failed - self.skipped),
+            empty=sum(place is not None and place.empty for place in places),
+            already=self.already,
+            contexts=sum(place is not None and place.context for place in places),
+        )
 
     def publish(self) -> None:
         """Make the output, the errors file and the settings file, and take the journal away.
@@ -255,7 +251,7 @@ def _publish(journal: Journal, located: Located, target: Target, settings: dict[
     if bad:
         write_records(journal.read(bad), target.errors_file)
     else:
-        target.errors_file.unlink(missing_ok=True)
+        remove_errors(target.errors_file)
     with explaining(target.settings_file):
         write_text(target.settings_file, json.dumps(settings, indent=2) + "\n")
 
@@ -290,7 +286,8 @@ def merge(paths: Sequence[Path], target: Target, tell: Callable[[str], None]) ->
         raise OutputError(f"nothing to merge in {some(folders)}; run `captioner caption … --shard 1/n` first")
     if any(settings != found[0] for settings in found):
         raise OutputError(f"{some(folders)} were made with different settings or inputs; merge those of one command")
-    located, shards = journal.locate(found[0]["images"]), found[0]["shards"]
+    blank = f"{found[0].get('prefix', '')}{found[0].get('suffix', '')}"
+    located, shards = journal.locate(found[0]["images"], blank), found[0]["shards"]
     places = located.places
     missing = Counter(index % shards + 1 for index, place in enumerate(places) if place is None)
     if missing:
@@ -298,8 +295,8 @@ def merge(paths: Sequence[Path], target: Target, tell: Callable[[str], None]) ->
     _publish(journal, located, target, found[0])
     if not paths and not missing:
         journal.remove()
-    good = sum(map(_good, places))
-    return Summary(good, len(places) - good - missing.total(), missing=missing.total())
+    good, empty = sum(map(_good, places)), sum(place is not None and place.empty for place in places)
+    return Summary(good, len(places) - good - missing.total(), missing=missing.total(), empty=empty)
 
 
 def _parts(path: Path) -> Path:

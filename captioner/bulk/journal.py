@@ -6,9 +6,8 @@ line at the end of a file is cut off or skipped. Knows nothing about images or f
 
 import hashlib
 import json
-import mmap
 import os
-import shutil
+import secrets
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -16,27 +15,21 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 from ..base import WriteError, explaining, replacing
-
-try:
-    import fcntl
-except ImportError:  # Windows has no advisory locks
-    fcntl = None
+from .journal_files import LOCKED, JournalError, check_own, lock, sweep, whole_lines
 
 SETTINGS_FILE = "settings.json"
 PREVIOUS = "0-previous.jsonl"
 GONE = -1  # index of an image that is not in the input
 
 
-class JournalError(ValueError):
-    """A journal that cannot go on; the message says what would work."""
-
-
 class Place(NamedTuple):
-    """Where a record stands, and whether it is a caption."""
+    """Where a record stands, whether it is a caption, and whether that has a word and came with a context."""
 
     file: int
     offset: int
     good: bool
+    empty: bool = False
+    context: bool = False
 
 
 class Located(NamedTuple):
@@ -91,20 +84,22 @@ class Journal:
         """Take this process's file, alone, and cut off a half line; nothing where it is open already.
 
         Raises:
-            JournalError: another run is writing it.
+            JournalError: another run is writing it, or what is there is no journal of this user's.
             WriteError: it cannot be opened.
         """
         if self._descriptor is not None:
             return
         descriptor = None
         try:
+            check_own(self.folder)
             self.folder.mkdir(exist_ok=True)
-            descriptor = os.open(self.file, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
-            _lock(descriptor, self.file)
-            self._end = _whole_lines(descriptor)
+            flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_NOFOLLOW", 0)
+            descriptor = os.open(self.file, flags, 0o666)
+            lock(descriptor, self.file)
+            self._end = whole_lines(descriptor)
             os.ftruncate(descriptor, self._end)
             self._descriptor, descriptor = descriptor, None
-            _LOCKED.add(self._descriptor)
+            LOCKED.add(self._descriptor)
         except (BlockingIOError, FileNotFoundError) as error:
             raise JournalError(f"another run is writing {self.file}; wait for it, or stop it") from error
         except OSError as error:
@@ -121,7 +116,7 @@ class Journal:
     def close(self) -> None:
         """Let go of this process's file."""
         if self._descriptor is not None:
-            _LOCKED.discard(self._descriptor)
+            LOCKED.discard(self._descriptor)
             os.close(self._descriptor)
         self._descriptor = None
 
@@ -168,21 +163,26 @@ class Journal:
             records: in the order of their output.
             names: of the images now.
         """
-        counts = Counter(names)
-        only = {name: index for index, name in enumerate(names) if counts[name] == 1}
+        counts, written = Counter(names), [_as_written(name) for name in names]
+        only = {name: index for index, name in enumerate(written) if counts[names[index]] == 1}
 
-        def index(line: int, image: str) -> int:
-            return line if line < len(names) and names[line] == image else only.get(image, GONE)
+        def placed(line: int, record: Mapping[str, Any]) -> Mapping[str, Any]:
+            image = _as_written(record["image"])
+            index = line if line < len(names) and written[line] == image else only.get(image, GONE)
+            return {"index": index, **record, "image": record["image"] if index == GONE else names[index]}
 
-        lines = (encode({"index": index(line, record["image"]), **record}) for line, record in enumerate(records))
-        self._replace(self.folder / PREVIOUS, lines)
+        self._replace(self.folder / PREVIOUS, (encode(placed(*one)) for one in enumerate(records)))
 
     def settings(self) -> dict[str, Any] | None:
-        """What `save_settings` saved."""
+        """What `save_settings` saved; None where there is nothing of that kind."""
         try:
-            return json.loads((self.folder / SETTINGS_FILE).read_text())
+            saved = json.loads((self.folder / SETTINGS_FILE).read_text())
         except (OSError, ValueError):
             return None
+        whole = (
+            isinstance(saved, dict) and isinstance(saved.get("images"), int) and isinstance(saved.get("shards"), int)
+        )
+        return saved if whole else None
 
     def save_settings(self, settings: Mapping[str, Any]) -> None:
         """Keep the settings of the run."""
@@ -193,7 +193,7 @@ class Journal:
         last = {file: offset for file, offset, _ in self._scan()}
         return [json.loads(_line(open_file, last[n])) for n, open_file in self._opened() if n in last]
 
-    def locate(self, names: Sequence[str] | int) -> Located:
+    def locate(self, names: Sequence[str] | int, blank: str = "") -> Located:
         """Find the record of each image.
 
         A record belongs to the image at its index. Where the input has changed since and another name is there, it
@@ -201,12 +201,16 @@ class Journal:
 
         Args:
             names: of the images; or only how many there are, to go by the index.
+            blank: what a caption without a word looks like.
         """
         size = names if isinstance(names, int) else len(names)
         places: list[Place | None] = [None] * size
         strays: dict[str, Place] = {}
         for file, offset, record in self._scan():
-            place = Place(file, offset, "error" not in record)
+            good = "error" not in record
+            place = Place(
+                file, offset, good, good and record["caption"].strip() == blank.strip(), bool(record.get("context"))
+            )
             index, image = record["index"], record["image"]
             if 0 <= index < size and (isinstance(names, int) or names[index] == image):
                 places[index] = _better(places[index], place)
@@ -234,10 +238,12 @@ class Journal:
     def remove(self) -> None:
         """Take the whole journal away; it is gone at once, never in part."""
         gone = self.folder.with_name(self.folder.name + ".done")
-        shutil.rmtree(gone, ignore_errors=True)
-        if self.folder.exists():
+        sweep(gone)
+        if os.path.lexists(gone):
+            gone = gone.with_name(f"{gone.name}-{secrets.token_hex(4)}")
+        if self.folder.is_dir() and not self.folder.is_symlink():
             self.folder.rename(gone)
-        shutil.rmtree(gone, ignore_errors=True)
+        sweep(gone)
 
     def _file_of(self, process: int) -> Path:
         return self.folder / f"{self.shard[0]}-of-{self.shard[1]}.{process}.jsonl"
@@ -277,7 +283,15 @@ def _parse(line: bytes) -> dict[str, Any] | None:
         record = json.loads(line) if line.endswith(b"\n") else None
     except ValueError:
         return None
-    return record if isinstance(record, dict) and {"index", "image"} <= set(record) else None
+    if not isinstance(record, dict) or not isinstance(record.get("index"), int):
+        return None
+    said = "error" if "error" in record else "caption"
+    return record if isinstance(record.get("image"), str) and isinstance(record.get(said), str) else None
+
+
+def _as_written(name: str) -> str:
+    """A name as it stands in an output that has no other way to write bytes that are not UTF-8."""
+    return name if name.isascii() else name.encode("utf-8", "backslashreplace").decode()
 
 
 def _better(one: Place | None, other: Place) -> Place:
@@ -288,31 +302,3 @@ def _better(one: Place | None, other: Place) -> Place:
 def _line(file: BinaryIO, offset: int) -> bytes:
     file.seek(offset)
     return file.readline()
-
-
-def _let_go() -> None:
-    """Forked workers must not keep the lock of a run that was killed."""
-    for descriptor in _LOCKED:
-        os.close(descriptor)
-    _LOCKED.clear()
-
-
-_LOCKED: set[int] = set()
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_let_go)
-
-
-def _lock(descriptor: int, file: Path) -> None:
-    """Keep other runs out; a file that has just been taken away is no longer the one to lock."""
-    if fcntl is not None:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    if not os.path.samestat(os.fstat(descriptor), os.stat(file)):
-        raise FileNotFoundError(file)
-
-
-def _whole_lines(descriptor: int) -> int:
-    """How many bytes of a file are whole lines."""
-    if not os.fstat(descriptor).st_size:
-        return 0
-    with mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ) as content:
-        return content.rfind(b"\n") + 1

@@ -10,7 +10,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from ..base import explaining, replacing
+from ..base import explaining, replacing, some
 from .journal import encode
 
 RECORD_COLUMNS = ("image", "caption", "captions", "score", "scores", "context", "error")
@@ -119,6 +119,15 @@ def write_records(records: Iterable[Record], output: Path, columns: Sequence[str
         RECORD_WRITERS[output.suffix.lower()](records, unfinished, columns)
 
 
+def holds_errors(file: Path) -> bool:
+    """Whether a file is a list of images that failed, as a job writes it, and nothing else."""
+    try:
+        records = list(islice(read_records(file), ROW_GROUP))
+    except OutputError:
+        return False
+    return bool(records) and all("error" in record and "caption" not in record for record in records)
+
+
 def read_records(output: Path) -> Iterator[Record]:
     """The records of a file that `write_records` wrote.
 
@@ -127,8 +136,14 @@ def read_records(output: Path) -> Iterator[Record]:
     """
     try:
         for record in RECORD_READERS[output.suffix.lower()](output):
-            if not isinstance(record, dict) or "image" not in record or not {"caption", "error"} & set(record):
+            if (
+                not isinstance(record, dict)
+                or not isinstance(record.get("image"), str)
+                or not {"caption", "error"} & set(record)
+            ):
                 raise ValueError("a record must have `image`, and `caption` or `error`")
+            if others := [name for name in record if name not in RECORD_COLUMNS]:
+                raise ValueError(f"captions have no {some(others)}")
             yield {k: v for k, v in _known(record).items() if k != "caption" or "error" not in record}
     except (ValueError, OSError, csv.Error) as error:
         remedy = "name another file, or give `--existing overwrite`"

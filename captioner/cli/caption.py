@@ -24,6 +24,7 @@ from ..bulk import (
     encode,
     lines,
     merge,
+    remove_errors,
     write_records,
 )
 from .caption_options import (
@@ -36,7 +37,7 @@ from .caption_options import (
     SearchGroup,
 )
 from .options import grouped
-from .terminal import fail, quiet, teaching, writable
+from .terminal import fail, quiet, teaching
 
 if TYPE_CHECKING:
     from ..bulk import Captioning
@@ -44,6 +45,11 @@ if TYPE_CHECKING:
     from ..retrieval import Retriever
 
 STOPPED = 130
+EMPTY = (
+    "every caption is empty: the captioner says nothing about these images; try `--min-new-tokens 3`, or train it "
+    "longer and on captions whose words its vocabulary has"
+)
+NO_CONTEXT = "warning: no image had a context; see `--context`, `--context-column`, `--context-ext`"
 DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 
 
@@ -64,7 +70,6 @@ def caption(
     The same command goes on where it was stopped or killed. `accelerate launch -m captioner caption …` uses every GPU.
     """
     paths = paths or []
-    writable(written.output)
     if run.merge:
         _merge(paths, written)
         return
@@ -94,10 +99,20 @@ def caption(
     )
     start = Start(settings, Processes(run.device))
     target = Target(written.output, sidecars, written.policy, written.errors, _folder(*paths[:1]))
+    read_files = _read_files(paths, context, model)
     if written.output is None and sidecars is None:
+        target.check(read_files)
         _show(inputs, start, written)
         return
-    _run(Job(inputs, target, settings, run.share(written.output), start.processes.rank, start.processes.count), start)
+    share, processes = run.share(written.output), start.processes
+    _run(Job(inputs, target, settings, share, processes.rank, processes.count, read_files), start)
+
+
+def _read_files(paths: list[str], context: ContextGroup, model: str | None) -> dict[str, list[str | Path]]:
+    """The files that the run reads, by what they are: no output may be one of them."""
+    inside = {"a file of the captioner": model, "a file of the caption store": context.retrieve}
+    listed = {what: sorted(Path(folder).glob("*")) for what, folder in inside.items() if folder}
+    return {"an input of this command": [*paths, *filter(None, [context.context_file])], **listed}
 
 
 @dataclass(frozen=True)
@@ -131,6 +146,7 @@ def _run(job: Job, start: Start) -> None:
         if processes.rank == 0:
             job.prepare()
         processes.wait()
+        processes.agree({"the input": job.kept["input"], f"what lies in {job.target.journal}": job.journal.settings()})
         mine = job.plan()
         processes.wait()
         done, speed = _work(job, mine, start)
@@ -183,40 +199,69 @@ def _finish(job: Job, speed: str) -> None:
         then = f"captioner caption --merge --output {target.output}"
         where = f"kept in {target.journal}; when all shards are done: {then}"
     _sum_up(summary, speed, where, target)
+    if summary.missing:
+        fail(
+            f"{summary.missing} of {summary.total} images have neither a caption nor an error: do all processes see "
+            "the same folder? The same command goes on with them",
+            code=1,
+        )
+    if job.settings.options.context.varies and summary.captioned > summary.already and not summary.contexts:
+        say(NO_CONTEXT)
 
 
 def _sum_up(summary: Summary, speed: str, where: str, target: Target) -> None:
-    counts = {"failed": summary.failed, "left alone, since they have a text": summary.skipped}
+    counts = {
+        "failed": summary.failed,
+        "left alone, since they have a text": summary.skipped,
+        "of them there already before this run": summary.already,
+        "of them with an empty caption": summary.empty,
+    }
     others = "".join(f", {count} {what}" for what, count in counts.items() if count)
     say(f"{summary.captioned} of {summary.total} images captioned{others}{speed}, {where}")
     if summary.failed:
         reasons = f" (reasons in {target.errors_file})" if target.errors_file.exists() else ""
-        fail(f"{summary.failed} of {summary.total} images could not be read; the others are captioned{reasons}", code=1)
+        fail(f"{_failed(summary.failed, summary.total)}{reasons}", code=1)
+    if summary.empty and summary.empty == summary.captioned:
+        fail(EMPTY, code=1)
+
+
+def _failed(failed: int, total: int) -> str:
+    others = "; the others are captioned" if failed < total else ""
+    return f"{failed} of {total} images could not be read{others}"
 
 
 def _show(inputs: Inputs, start: Start, written: OutputGroup) -> None:
     """Print captions as they come, and keep nothing but a list of what failed, if asked to."""
     if start.processes.count > 1:
         fail(f"{start.processes.count} processes need a common `--output` or `--sidecar`", code=2)
-    seen, failed = 0, []
+    seen, empty, contexts, failed = 0, 0, 0, []
     with stopping() as stop:
         results = dressed(start(len(inputs)).run(inputs, stop), written.prefix, written.suffix)
         for _, record in progress(results, "captioning", len(inputs)):
             print(encode(record).decode().rstrip("\n") if written.as_json else lines(record), flush=True)
             seen += 1
+            contexts += "context" in record
+            empty += record.get("caption", "x").strip() == (written.prefix + written.suffix).strip()
             failed += [record] if "error" in record else []
-    if written.errors is not None:
+    if written.errors is not None and failed:
         write_records(failed, written.errors)
+    elif written.errors is not None:
+        remove_errors(written.errors)
     if seen < len(inputs):
         raise typer.Exit(STOPPED)
+    if start.settings.options.context.varies and not contexts:
+        say(NO_CONTEXT)
     if failed:
-        fail(f"{len(failed)} of {seen} images could not be read; the others are captioned", code=1)
+        fail(_failed(len(failed), seen), code=1)
+    if empty and empty == seen - len(failed):
+        fail(EMPTY, code=1)
 
 
 def _merge(paths: list[str], written: OutputGroup) -> None:
     if written.output is None:
         fail("`--merge` needs `--output`: the file that the shards were given, or a new one", code=2)
     target = Target(written.output, errors=written.errors)
+    target.check({"one of the outputs to merge": [path for path in paths if path != str(written.output)]})
     try:
         summary = merge([Path(path) for path in paths], target, say)
     except WriteError as error:

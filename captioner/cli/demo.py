@@ -5,7 +5,8 @@ from typing import Annotated
 
 import typer
 
-from .terminal import teaching, writable
+from ..base import check_writable
+from .terminal import is_page, teaching
 
 
 @teaching
@@ -17,7 +18,8 @@ def demo(
     steps: Annotated[int | None, typer.Option(min=1, help="Steps of the live training; default: two minutes.")] = None,
 ) -> None:
     """Show it all, offline: what the shipped captioners see and read, a training while you watch, a page to keep."""
-    from ..pages import run_demo
+    from ..pages import SCENE, is_scene, run_demo
 
-    writable(output)
+    check_writable(output, ours=is_page)
+    check_writable(output.with_name(SCENE), "the picture of a scene", is_scene)
     run_demo(output, scenes, steps)

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..base import GenerationSettings, Settings, is_first_process, load_settings, progress, say
+from ..base import GenerationSettings, Settings, check_writable, is_first_process, load_settings, progress, say
 from .options import LoadingGroup, ModelOption, Overrides, RetrievalGroup, grouped
 from .score_tables import show_rows, show_scores
-from .terminal import fail, quiet, teaching, writable, write
+from .terminal import fail, holds_lines, is_page, quiet, teaching, write
 
 if TYPE_CHECKING:
     from ..evaluation import Evaluation, EvaluationOptions
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 
 WRITTEN = ("id", "caption", "captions")  # of each record, to a file
+holds_records = partial(holds_lines, keys=WRITTEN)
+holds_faults = partial(holds_lines, keys=("split", "id", "kind", "left_out"))
 
 
 @dataclass(frozen=True)
@@ -34,10 +36,16 @@ class ResultGroup:
         bool, typer.Option("--ablate", help="Also score each modality blanked, and taken from another sample.")
     ] = False
 
-    def check(self) -> None:
-        """Refuse files that could not be written, and captioners for a page that nobody asked for."""
-        writable(self.output)
-        writable(self.report, "--report")
+    def check(self, read: dict[str, list[str]]) -> None:
+        """Refuse files that could not be written or are a person's, and captioners for a page nobody asked for.
+
+        Args:
+            read: files that the evaluation reads, by what they are in words.
+        """
+        check_writable(self.output, "`--output`", holds_records, read)
+        written = {"the `--output` too": [] if self.output is None else [self.output]}
+        check_writable(self.report, "`--report`", is_page, {**read, **written})
+        check_writable(self.bad_file, "the list of samples that are left out", holds_faults, {**read, **written})
         if self.compare and self.report is None:
             fail("`--compare` adds captioners to a page; name the page with `--report`", code=2)
 
@@ -64,7 +72,7 @@ def evaluate(
     `training.java_metrics=[meteor]` and `training.clip_model=…` add METEOR, SPICE and CLIPScore.
     """
     settings = load_settings(config, [*(overrides or []), *retrieval.overrides()])
-    results.check()
+    results.check(_read_files(settings, config, model))
     from ..adopt import load
     from ..data import BadData, load_split
     from ..evaluation import remarks
@@ -94,6 +102,19 @@ def evaluate(
     bad.report()
     if results.ablate:
         show_rows(measurement.ablated())
+
+
+def _read_files(settings: Settings, config: str | None, model: str) -> dict[str, list[str]]:
+    """The files that an evaluation reads, by what they are."""
+    data = settings.data
+    named = [data.path, *_files_of(data.annotations), *_files_of(data.questions)]
+    inside = {"a file of the captioner": model, "a file of the caption store": data.retrieve}
+    listed = {what: [str(file) for file in Path(folder).glob("*")] for what, folder in inside.items() if folder}
+    return {"the config": [config] if config else [], "a file of the data": list(filter(None, named)), **listed}
+
+
+def _files_of(named: dict[str, str] | str | None) -> list[str]:
+    return list(named.values()) if isinstance(named, dict) else [named or ""]
 
 
 def _options(settings: Settings, split: str, loading: LoadingGroup) -> "EvaluationOptions":

@@ -1,4 +1,4 @@
-"""What every command shares: one-line errors with their exit codes, and files to write. Knows no command.
+"""What every command shares: one-line errors with their exit codes, and records to write. Knows no command.
 
 Exit codes: 0 done, 1 the work failed in part or whole, 2 the command was used wrongly.
 """
@@ -7,14 +7,20 @@ import json
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import wraps
+from itertools import islice
 from pathlib import Path
-from tempfile import TemporaryFile
 from typing import Any, NoReturn
 
 import typer
 from rich.markup import escape
 
-from ..base import WriteError, errors, leave, replacing
+from ..base import WriteError, errors, leave, replacing, starts_with
+
+LOOKED_AT = 1000  # lines of a file that say what made it
+# Of pages that version 0.1.0 made.
+PAGE_BEFORE = b"""<meta name="color-scheme" content="light dark">
+<link rel="icon" href="data:,">
+<title>captioner"""
 
 
 def teaching(command: Callable) -> Callable:
@@ -58,27 +64,22 @@ def quiet() -> None:
     disable_progress_bar()
 
 
-def writable(path: Path | None, option: str = "--output") -> None:
-    """Refuse an output that could not be written, before any work is done.
-
-    Several processes may ask at once: none makes the file that another would then find.
-    """
-    if path is None:
-        return
-    try:
-        if path.is_dir():
-            fail(f"`{option}` is the folder {path}; name a file in it", code=2)
-        if not path.parent.is_dir():
-            fail(f"`{option}` is in {path.parent}, which is no folder; make it first", code=2)
-        if path.exists():
-            path.open("a").close()
-        if path.is_file() or not path.exists():
-            TemporaryFile(dir=path.resolve().parent).close()  # where `replacing` writes
-    except OSError as error:
-        fail(f"cannot write to `{option}` {path}: {error.strerror}", code=2)
-
-
 def write(records: Iterable[dict[str, Any]], output: Path) -> None:
     """Write records to a file, a line of JSON each."""
     with replacing(output) as unfinished, unfinished.open("w", encoding="utf-8") as file:
         file.writelines(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
+
+
+def holds_lines(file: Path, keys: Iterable[str]) -> bool:
+    """Whether a file holds lines of JSON with these keys and no others, as `write` leaves them."""
+    wanted = set(keys)
+    try:
+        with file.open(encoding="utf-8") as lines:
+            return all(set(json.loads(line)) == wanted for line in islice(lines, LOOKED_AT))
+    except (OSError, ValueError, TypeError):
+        return False
+
+
+def is_page(file: Path) -> bool:
+    """Whether a file is a page that this package made."""
+    return starts_with(file, b'<meta name="generator" content="captioner">') or starts_with(file, PAGE_BEFORE)

@@ -5,6 +5,7 @@ Knows names of files and how to read and write them; what a processor does with 
 
 import json
 import os
+import secrets
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +74,7 @@ def _read_state(name: str, subfolder: str, hub_kwargs: dict[str, Any]) -> dict[s
 def write_state(directory: Path, state: dict[str, Any]) -> None:
     """Write `processor_config.json`, whole or not at all; a link goes on to lead to its file."""
     file = (directory / PROCESSOR_FILE).resolve()
-    unfinished = file.with_name(f".{file.name}.{os.getpid()}.tmp")
+    unfinished = file.with_name(f".{file.name}.{secrets.token_hex(6)}.tmp")
     try:
         with unfinished.open("w", encoding="utf-8") as written:
             written.write(json.dumps(state, indent=2) + "\n")

@@ -63,8 +63,9 @@ def test_a_job_in_two_runs_gives_the_whole_output_in_order(here, suffix):
     assert (again.summarise().captioned, again.summarise().failed, again.summarise().missing) == (9, 1, 0)
     again.publish()
     assert captions(here / f"out{suffix}") == ALL
-    assert [r["image"] for r in map(json.loads, (here / "out.errors.jsonl").open())] == ["3.png"]
-    assert json.loads((here / "out.settings.json").read_text())["model"] == "m"
+    beside = "out" if suffix == ".jsonl" else f"out{suffix}"
+    assert [r["image"] for r in map(json.loads, (here / f"{beside}.errors.jsonl").open())] == ["3.png"]
+    assert json.loads((here / f"{beside}.settings.json").read_text())["model"] == "m"
     assert not target.journal.exists()
 
 
