@@ -93,7 +93,8 @@ def _task(
     ends = [] if ends is None else [ends] if isinstance(ends, int) else list(ends)
     eos = torch.tensor(ends, dtype=torch.long, device=device)
     seeds = [0] * memory.batch_size if seeds is None else seeds
-    return Task(options, prompt, eos, rules(options, eos, prompt.shape[1]), seeds)
+    silent = first.generation_config.suppress_tokens if options.suppress_tokens is None else options.suppress_tokens
+    return Task(options, prompt, eos, rules(options, eos, prompt.shape[1], silent), seeds)
 
 
 def _with_start(model: Captioner, images: int, prompt: Tensor | None) -> Tensor:

@@ -26,6 +26,8 @@ class SearchOptions:
         diversity_penalty: log-probability that a word loses per beam of an earlier group that takes it now.
         do_sample: draw words, in `num_return_sequences` captions that know nothing of each other.
         eos_token_id: ids that end a caption; None: those of the model's `generation_config`, (): none.
+        suppress_tokens: ids that are never said, but in `force_words_ids`; None: those of the model's
+            `generation_config`, (): none.
     """
 
     num_beams: int = 1
@@ -45,6 +47,7 @@ class SearchOptions:
     top_k: int = 50
     top_p: float = 1.0
     eos_token_id: Sequence[int] | None = None
+    suppress_tokens: Sequence[int] | None = None
 
     def __post_init__(self) -> None:
         forced = sum(map(len, self.force_words_ids))
