@@ -15,6 +15,7 @@ from .architecture import ForeignCaptioner, ForeignError
 from .blip import BLIP
 from .checking import reason
 from .language_models import module
+from .silent import leave_as_trained
 from .vision_encoder_decoder import VISION_ENCODER_DECODER
 
 # Model type in config.json → how such captioners are taken over.
@@ -101,6 +102,7 @@ def _translate(
     captioner.load_state_dict(_weights(found))
     captioner.generation_config = found.generation
     captioner.generation_config.update(**tokens)
+    leave_as_trained(captioner)
     return captioner.to(found.decoder.device).eval()
 
 

@@ -20,6 +20,7 @@ from .language_models import FamilyError
 from .locating import CONFIG, AdoptError, is_shipped, located, remedy
 from .parts import from_parts
 from .pretrained import PartsError, load_part, whole_model
+from .silent import keep_silent
 from .vocabulary import train_tokenizer
 
 DEFAULT_MODEL = "Salesforce/blip-image-captioning-base"
@@ -108,7 +109,9 @@ def _load_ours(
     for name in TOKEN_IDS:
         if getattr(model.generation_config, name) is None:
             setattr(model.generation_config, name, getattr(model.config, name))
-    return model, CaptionerProcessor.from_pretrained(source, **hub)
+    processor = CaptionerProcessor.from_pretrained(source, **hub)
+    keep_silent(model, processor)
+    return model, processor
 
 
 def _check_search(folder: Path) -> None:
@@ -159,7 +162,11 @@ def assemble(
         AdoptError, PartsError: a checkpoint or a part that is missing or of a family that is not supported.
     """
     if model.init_from is not None:
-        return load(model.init_from)
+        captioner, processor = load(model.init_from)
+        if not captioner.generation_config.suppress_tokens:  # another architecture's, which learns from here on
+            captioner.generation_config.suppress_tokens = None
+            keep_silent(captioner, processor)
+        return captioner, processor
     return from_parts(
         **model.model_dump(exclude={"init_from"}),
         tokenizer=None if isinstance(model.decoder, str) else _caption_tokenizer(data, texts),

@@ -21,6 +21,7 @@ from .pretrained import (
     load_part,
     load_timm_weights,
 )
+from .silent import keep_silent
 
 FURTHER_OPTIONS = ("modality_order", "memory", "memory_width", "max_images", "context_window")  # of `from_parts`
 
@@ -108,6 +109,7 @@ def from_parts(
         captioner = Captioner(config)
     except ValueError as error:
         raise PartsError(str(error)) from error
+    keep_silent(captioner, processor)
     load_pretrained_parts(captioner, parts)
     return captioner.eval(), processor
 

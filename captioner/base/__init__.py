@@ -15,6 +15,7 @@ __getattr__, __dir__, __all__ = handed_on(
         "paths": "all_existing existing",
         "processes": "DisagreementError Processes SCORING leave stopping",
         "screen": "console errors is_first_process progress say show watching",
+        "search_rules": "RULES contradiction idle",
         "settings": (
             "DataSettings GenerationSettings ModelSettings NEAR_DUPLICATE SelfCriticalSettings Settings "
             "SettingsError TrainingSettings load_settings"

@@ -4,15 +4,26 @@ Names follow transformers' `TrainingArguments` and `GenerationConfig` where one 
 torch: what a key does is decided by the module that reads it.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, NonNegativeInt, PositiveInt, ValidationError
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    FiniteFloat,
+    NonNegativeInt,
+    PositiveInt,
+    ValidationError,
+    model_validator,
+)
 
 from .files import replacing
+from .search_rules import FOR_SETTINGS, RULES, contradiction
 
 NEAR_DUPLICATE = 0.99  # cosine of features
 
@@ -158,19 +169,38 @@ class GenerationSettings(Section):
     num_beams: PositiveInt = 3
     max_new_tokens: PositiveInt = 30
     min_new_tokens: int = Field(default=0, ge=0)
-    length_penalty: float = 1.0
+    length_penalty: FiniteFloat = 1.0
     early_stopping: bool | Literal["never"] = False
     no_repeat_ngram_size: int = Field(default=0, ge=0)
-    repetition_penalty: float = Field(default=1.0, gt=0)
+    repetition_penalty: FiniteFloat = Field(default=1.0, gt=0)
     bad_words: list[str] = []  # that may not come
     force_words: list[str] = []  # that must come, all of them; needs beams
     num_beam_groups: PositiveInt = 1  # diverse beams: groups that keep away from each other's words
-    diversity_penalty: float = Field(default=0.0, ge=0)  # log-probability that a word loses per beam that takes it
+    diversity_penalty: FiniteFloat = Field(default=0.0, ge=0)  # taken off a word per beam that takes it
     do_sample: bool = False
-    temperature: float = Field(default=1.0, gt=0)
+    temperature: FiniteFloat = Field(default=1.0, gt=0)
     top_k: int = Field(default=50, ge=0)
     top_p: float = Field(default=1.0, gt=0, le=1)
     num_return_sequences: PositiveInt = 1
+
+    @model_validator(mode="after")
+    def _go_together(self) -> Self:
+        wrong = contradiction(self, [*RULES, *FOR_SETTINGS])
+        if wrong is not None:
+            raise ValueError(wrong)
+        return self
+
+    @classmethod
+    def of(cls, **options: Any) -> Self:
+        """The settings of these names and values.
+
+        Raises:
+            SettingsError: an unknown name, a bad value, or options that do not go together, in one line.
+        """
+        try:
+            return cls(**options)
+        except ValidationError as error:
+            raise SettingsError("; ".join(_explain(error))) from error
 
 
 class Settings(Section):
@@ -267,7 +297,10 @@ def _all_keys(section: type[BaseModel], prefix: str) -> Iterator[str]:
 
 
 def _explain(error: ValidationError) -> list[str]:
-    return [
-        f"setting {'.'.join(map(str, item['loc']))!r} is {item['input']!r}: {item['msg'][0].lower()}{item['msg'][1:]}"
-        for item in error.errors()
-    ]
+    return [_line(".".join(map(str, item["loc"])), item) for item in error.errors()]
+
+
+def _line(name: str, item: Mapping[str, Any]) -> str:
+    if item["type"] == "value_error" and "error" in item.get("ctx", {}):  # of several settings that do not go together
+        return f"{name}: {item['ctx']['error']}" if name else str(item["ctx"]["error"])
+    return f"setting {name!r} is {item['input']!r}: {item['msg'][0].lower()}{item['msg'][1:]}"

@@ -62,7 +62,7 @@ def caption(
     loaded = model if isinstance(model, tuple) else load(model)
     items, template = _items(images, context, dict(further or {}))
     options = CaptioningOptions(
-        GenerationSettings(num_beams=beams, **generation), template, batch_size, workers, seed, scores,
+        GenerationSettings.of(num_beams=beams, **generation), template, batch_size, workers, seed, scores,
         reads_only=images is None,
     )  # fmt: skip
     retriever = Retriever(retrieve, neighbours, device=loaded[0].device) if retrieve else None

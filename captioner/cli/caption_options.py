@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from ..base import DataSettings, GenerationSettings, load_settings
+from ..base import DataSettings, GenerationSettings, SettingsError, load_settings
 from ..bulk import METADATA_TEMPLATE, Context, Inputs, Sidecars, Texts, find_inputs, find_texts
 from .options import BatchOption, RetrievalGroup, WorkersOption
 from .terminal import fail
@@ -124,6 +124,14 @@ class ContextGroup:
         return load_settings(None, RetrievalGroup(self.retrieve, self.neighbours).overrides()).data
 
 
+def _as_typed(message: str) -> str:
+    """What is wrong with settings, in the names of this command's options."""
+    own = {"num_beams": "--beams", "num_return_sequences": "--captions", "do_sample": "--temperature"}
+    for name in GenerationSettings.model_fields:
+        message = re.sub(rf"([`']){name}\b", rf"\1{own.get(name, '--' + name.replace('_', '-'))}", message)
+    return message
+
+
 @dataclass(frozen=True)
 class SearchGroup:
     """How captions are searched or drawn."""
@@ -168,9 +176,9 @@ class SearchGroup:
             fail(f"`--captions` is {self.captions}, but {found}; raise `--beams`", code=2)
         own = {"num_beams": beams, "num_return_sequences": self.captions, "do_sample": bool(drawing)}
         try:
-            return GenerationSettings(**own, **given)
-        except ValueError as error:
-            fail(" ".join(str(error).split()), code=2)
+            return GenerationSettings.of(**own, **given)
+        except SettingsError as error:
+            fail(_as_typed(str(error)), code=2)
 
 
 @dataclass(frozen=True)

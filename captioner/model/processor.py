@@ -208,6 +208,11 @@ class CaptionerProcessor(PushToHubMixin):
         """Ids (N, T) to N texts, each as `decode` gives it; labels are read as well as generated ids."""
         return [self.decode(row) for row in ids]
 
+    @property
+    def silent_ids(self) -> list[int]:
+        """Ids that leave no trace in a caption's text, the one that ends it apart: unknown, padding, start, …"""
+        return sorted({*self.tokenizer.all_special_ids, self.start_token_id, self.pad_token_id} - {self.eos_token_id})
+
     def save_pretrained(self, directory: str | os.PathLike, **kwargs: Any) -> None:
         """Write the settings, the caption tokenizer and, in a folder of its own, the context tokenizer.
 

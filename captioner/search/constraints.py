@@ -31,13 +31,16 @@ class NoRepeatedNGrams(LogitsProcessor):
         return scores.masked_fill(banned > 0, -torch.inf)
 
 
-def rules(options: SearchOptions, eos: Tensor, prompt_length: int) -> LogitsProcessorList:
+def rules(
+    options: SearchOptions, eos: Tensor, prompt_length: int, silent: Sequence[int] | None = None
+) -> LogitsProcessorList:
     """The processors that the options ask for, in transformers' order.
 
     Args:
         options: of the search.
         eos: ids that end a caption, (n,), may be empty.
         prompt_length: P, tokens before the first that is searched.
+        silent: ids that are never said, unless they are asked for; None: none.
     """
     chosen = LogitsProcessorList()
     if options.repetition_penalty != 1.0:
@@ -50,6 +53,9 @@ def rules(options: SearchOptions, eos: Tensor, prompt_length: int) -> LogitsProc
     if options.min_new_tokens and len(eos):
         minimum = logits_process.MinNewTokensLengthLogitsProcessor
         chosen.append(minimum(prompt_length, options.min_new_tokens, eos, device=eos.device))
+    silent = sorted(set(silent or ()).difference(*options.force_words_ids))
+    if silent:
+        chosen.append(logits_process.SuppressTokensLogitsProcessor(silent, device=eos.device))
     if options.do_sample:
         chosen.extend(_warpers(options))
     return chosen

@@ -1,6 +1,8 @@
 """From the settings of a search, which a person writes in words, to the same search in a captioner's token ids."""
 
-from ..base import GenerationSettings
+import warnings
+
+from ..base import GenerationSettings, idle
 from ..model import Captioner, CaptionerProcessor
 from .options import SearchError, SearchOptions
 
@@ -13,8 +15,9 @@ def search_options(settings: GenerationSettings, model: Captioner, processor: Ca
     Raises:
         SearchError: settings that do not go together, or a word that the vocabulary cannot write.
     """
-    most = model.config.decoder.max_positions - 1
-    fitted = settings.model_copy(update={"max_new_tokens": min(settings.max_new_tokens, most)})
+    for name in idle(settings):
+        warnings.warn(f"`{name}` compares beams, but there is one: it changes no caption of this search", stacklevel=2)
+    fitted = settings.model_copy(update={"max_new_tokens": _length(settings, model.config.decoder.max_positions - 1)})
     return SearchOptions(
         **fitted.model_dump(exclude=IN_WORDS),
         bad_words_ids=[ids for word in settings.bad_words for ids in _spellings(word, processor)],
@@ -22,11 +25,27 @@ def search_options(settings: GenerationSettings, model: Captioner, processor: Ca
     )
 
 
+def _length(settings: GenerationSettings, most: int) -> int:
+    """Tokens of a caption at most; where nobody has said how many, what the decoder has positions for."""
+    asked = settings.max_new_tokens
+    if asked > most and asked != GenerationSettings.model_fields["max_new_tokens"].default:
+        raise SearchError(
+            f"`max_new_tokens` {asked} is more than the decoder has positions for; lower it to {most} (`max_positions` "
+            "less the start token)"
+        )
+    if settings.min_new_tokens > most:
+        raise SearchError(
+            f"`min_new_tokens` {settings.min_new_tokens} is more than the decoder can say; lower it to {most}"
+        )
+    return min(asked, most)
+
+
 def _spellings(word: str, processor: CaptionerProcessor) -> list[list[int]]:
     """Ids of a word inside a caption, and those at its start where the tokenizer tells the two apart."""
     tokenizer = processor.tokenizer
-    spellings = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in (f" {word.strip()}", word.strip())]
-    if not spellings[0] or tokenizer.unk_token_id in spellings[0]:
+    texts = (f" {word.strip()}", word.strip())
+    spellings = [tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"] for text in texts]
+    if not all(spellings) or any(tokenizer.unk_token_id in ids for ids in spellings):
         raise SearchError(
             f"the captioner's vocabulary cannot write {word!r}, so it can neither be forbidden nor forced"
         )

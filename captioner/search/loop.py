@@ -35,10 +35,12 @@ def search(
         seeds: one per image for `do_sample`; None: all 0.
 
     Raises:
-        SearchError: options that do not go together, or more tokens than the decoder has positions for.
+        SearchError: captioners or ids of another vocabulary, or more tokens than the decoder has positions for.
     """
     models = [model] if isinstance(model, Captioner) else list(model)
     memories = [memory] if isinstance(memory, Memory) else list(memory)
+    if not memories[0].batch_size:
+        return []
     task = _task(models, memories[0], options, prompt, seeds)
     slots = task.prompt.shape[1] + options.captions * (options.max_new_tokens - 1)
     steppers = [CaptionerStepper(*pair, options.captions, slots) for pair in zip(models, memories, strict=True)]
@@ -82,6 +84,7 @@ def _task(
     seeds: Sequence[int] | None,
 ) -> Task:
     first, device = models[0], models[0].device
+    _check_vocabulary(models, options)
     prompt = _with_start(first, memory.batch_size, prompt)
     longest = min(model.config.decoder.max_positions for model in models)
     if prompt.shape[1] + options.max_new_tokens - 1 > longest:
@@ -93,7 +96,20 @@ def _task(
     ends = [] if ends is None else [ends] if isinstance(ends, int) else list(ends)
     eos = torch.tensor(ends, dtype=torch.long, device=device)
     seeds = [0] * memory.batch_size if seeds is None else seeds
-    return Task(options, prompt, eos, rules(options, eos, prompt.shape[1]), seeds)
+    silent = first.generation_config.suppress_tokens if options.suppress_tokens is None else options.suppress_tokens
+    return Task(options, prompt, eos, rules(options, eos, prompt.shape[1], silent), seeds)
+
+
+def _check_vocabulary(models: Sequence[Captioner], options: SearchOptions) -> None:
+    sizes = [model.config.decoder.vocab_size for model in models]
+    if len({*sizes}) > 1:
+        raise SearchError(
+            f"captioners that search together need one vocabulary, but have {' and '.join(map(str, sizes))}"
+        )
+    for name, ids in options.ids.items():
+        beyond = [token for token in ids if not 0 <= token < sizes[0]]
+        if beyond:
+            raise SearchError(f"`{name}` names {beyond[0]}, but tokens are numbers from 0 to {sizes[0] - 1}")
 
 
 def _with_start(model: Captioner, images: int, prompt: Tensor | None) -> Tensor:

@@ -85,6 +85,7 @@ class Keeper:
         """A copy with all weights, where each process trains only its share of them."""
         state = get_model_state_dict(self.state.wrapped, options=StateDictOptions(full_state_dict=True))
         whole = Captioner(self.state.model.config)
+        whole.generation_config = self.state.model.generation_config
         if self.settings.training.lora is not None:
             add_adapters(whole, self.settings.training.lora)
         whole.load_state_dict(state)
