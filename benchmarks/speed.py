@@ -89,7 +89,8 @@ def encoder_decoder(size: str, pixels: int) -> tuple[VisionEncoderDecoderModel, 
     spread(model.decoder, model.decoder.transformer.wte, model.decoder.transformer.wpe)
     tokens = model.generation_config
     tokens.bos_token_id = tokens.decoder_start_token_id = tokens.pad_token_id = 0
-    return model, ViTImageProcessor(size={"height": pixels, "width": pixels}), GPT2Tokenizer(_words(), merges=[])
+    tokenizer = GPT2Tokenizer(_words(text_config.vocab_size), merges=[])
+    return model, ViTImageProcessor(size={"height": pixels, "width": pixels}), tokenizer
 
 
 def blip(size: str, pixels: int) -> tuple[BlipForConditionalGeneration, BlipImageProcessor, BertTokenizer]:
@@ -98,14 +99,17 @@ def blip(size: str, pixels: int) -> tuple[BlipForConditionalGeneration, BlipImag
     model = BlipForConditionalGeneration(BlipConfig(vision_config={"image_size": pixels}))
     embeddings = model.text_decoder.bert.embeddings
     spread(model.text_decoder, embeddings.word_embeddings, embeddings.position_embeddings)
-    return model, BlipImageProcessor(size={"height": pixels, "width": pixels}), BertTokenizer(vocab=_words())
+    tokenizer = BertTokenizer(vocab=_words(model.config.text_config.vocab_size))
+    return model, BlipImageProcessor(size={"height": pixels, "width": pixels}), tokenizer
 
 
 PEERS = {**dict.fromkeys(SIZES, encoder_decoder), "blip": blip}
 
 
-def _words() -> dict[str, int]:
-    return {word: i for i, word in enumerate(["<|endoftext|>", "[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "b"])}
+def _words(count: int) -> dict[str, int]:
+    """A vocabulary of so many words, the special tokens of both tokenizers among them."""
+    special = ["<|endoftext|>", "[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    return {word: i for i, word in enumerate([*special, *(f"word{i}" for i in range(len(special), count))])}
 
 
 @torch.no_grad()
