@@ -18,6 +18,7 @@ __getattr__, __dir__, __all__ = handed_on(
         "parts": "from_parts",
         "pretrained": "PartsError load_timm_weights",
         "remote_code": "code_beside",
-        "vocabulary": "train_tokenizer",
+        "unknown_words": "check_words",
+        "vocabulary": "VocabularyError train_tokenizer",
     },
 )

@@ -14,7 +14,7 @@ from ..base import some
 SHIPPED = Path(__file__).parents[1] / "shipped"
 CONFIG = "config.json"
 STATE = re.compile(r"checkpoint-\d+")  # folders with the state of a run
-NEAR = 0.8  # of `get_close_matches`: a slip of the keys, not another name
+NEAR = 0.7  # of `get_close_matches`: a slip of the keys, not another name
 
 
 class AdoptError(ValueError):
