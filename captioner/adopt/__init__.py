@@ -13,7 +13,7 @@ __getattr__, __dir__, __all__ = handed_on(
         "architecture": "ForeignError",
         "language_models": "FamilyError",
         "loading": "DEFAULT_MODEL assemble load",
-        "locating": "AdoptError shipped_names",
+        "locating": "AdoptError shipped_folder shipped_names",
         "newcomers": "add_modality",
         "parts": "from_parts",
         "pretrained": "PartsError load_timm_weights",

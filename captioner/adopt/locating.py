@@ -26,6 +26,11 @@ def shipped_names() -> list[str]:
     return sorted(folder.name for folder in SHIPPED.glob("*") if folder.is_dir())
 
 
+def shipped_folder(name: str) -> Path:
+    """Where a captioner of the package lies, for those who want it whatever lies in the working directory."""
+    return SHIPPED / name
+
+
 def is_shipped(directory: str) -> bool:
     """Whether a captioner lies inside the package."""
     return Path(directory).parent == SHIPPED
@@ -53,7 +58,7 @@ def located(name: str, subfolder: str = "") -> str:
     if (path / subfolder / CONFIG).is_file():
         return str(path)
     if name in shipped_names():
-        return str(SHIPPED / name)
+        return str(shipped_folder(name))
     if path.exists():
         raise AdoptError(_what_it_is(path / subfolder))
     if _is_path(name):
