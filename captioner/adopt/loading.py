@@ -13,6 +13,7 @@ from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBas
 
 from ..base import DataSettings, ModelSettings
 from ..model import Captioner, CaptionerConfig, CaptionerProcessor
+from .agreement import LENGTHS, check_agreement
 from .architecture import ForeignError
 from .checking import broken_file, reason, unwarned
 from .foreign import ARCHITECTURES, SUPPORTED, adopt
@@ -159,20 +160,35 @@ def assemble(
     The caption tokenizer comes with a pretrained decoder, by name, or is trained on `texts`.
 
     Raises:
-        AdoptError, PartsError: a checkpoint or a part that is missing or of a family that is not supported.
+        AdoptError, PartsError: a checkpoint or a part that is missing or of a family that is not supported, or settings
+            that would have no effect.
     """
+    lengths = {name: getattr(data, name) for name in LENGTHS if getattr(data, name) is not None}
     if model.init_from is not None:
-        captioner, processor = load(model.init_from)
-        if not captioner.generation_config.suppress_tokens:  # another architecture's, which learns from here on
-            captioner.generation_config.suppress_tokens = None
-            keep_silent(captioner, processor)
-        return captioner, processor
+        return _started(model, data, lengths)
+    pretrained = isinstance(model.decoder, str)
+    if pretrained and "tokenizer" in data.model_dump(exclude_defaults=True):
+        raise AdoptError(
+            f"`data.tokenizer` is set, but a pretrained decoder comes with its own, and `model.decoder` is "
+            f"{model.decoder}; leave `data.tokenizer` out"
+        )
     return from_parts(
         **model.model_dump(exclude={"init_from"}),
-        tokenizer=None if isinstance(model.decoder, str) else _caption_tokenizer(data, texts),
-        max_caption_length=data.max_caption_length,
-        max_context_length=data.max_context_length,
+        tokenizer=None if pretrained else _caption_tokenizer(data, texts),
+        **lengths,
     )
+
+
+def _started(model: ModelSettings, data: DataSettings, lengths: dict[str, int]) -> tuple[Captioner, CaptionerProcessor]:
+    """The checkpoint that a run starts from, with the lengths that the run asks for."""
+    captioner, processor = load(model.init_from)
+    check_agreement(model, data, captioner.config, processor.tokenizer)
+    vars(processor).update(lengths)
+    _check_fit(model.init_from, captioner, processor)
+    if not captioner.generation_config.suppress_tokens:  # another architecture's, which learns from here on
+        captioner.generation_config.suppress_tokens = None
+        keep_silent(captioner, processor)
+    return captioner, processor
 
 
 def _caption_tokenizer(data: DataSettings, texts: Callable[[], Iterable[str]]) -> PreTrainedTokenizerBase:

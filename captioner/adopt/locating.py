@@ -14,7 +14,7 @@ from ..base import some
 SHIPPED = Path(__file__).parents[1] / "shipped"
 CONFIG = "config.json"
 STATE = re.compile(r"checkpoint-\d+")  # folders with the state of a run
-NEAR = 0.8  # of `get_close_matches`: a slip of the keys, not another name
+NEAR = 0.7  # of `get_close_matches`: a slip of the keys, not another name
 
 
 class AdoptError(ValueError):
@@ -24,6 +24,11 @@ class AdoptError(ValueError):
 def shipped_names() -> list[str]:
     """The captioners inside the package."""
     return sorted(folder.name for folder in SHIPPED.glob("*") if folder.is_dir())
+
+
+def shipped_folder(name: str) -> Path:
+    """Where a captioner of the package lies, for those who want it whatever lies in the working directory."""
+    return SHIPPED / name
 
 
 def is_shipped(directory: str) -> bool:
@@ -53,7 +58,7 @@ def located(name: str, subfolder: str = "") -> str:
     if (path / subfolder / CONFIG).is_file():
         return str(path)
     if name in shipped_names():
-        return str(SHIPPED / name)
+        return str(shipped_folder(name))
     if path.exists():
         raise AdoptError(_what_it_is(path / subfolder))
     if _is_path(name):

@@ -1,12 +1,16 @@
 """Tokenizers trained on the captions and contexts at hand. Knows nothing about images or models."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
-from transformers import PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 SPECIAL_TOKENS = {"pad_token": "<pad>", "bos_token": "<bos>", "eos_token": "<eos>", "unk_token": "<unk>"}
+
+
+class VocabularyError(ValueError):
+    """A vocabulary that cannot be trained, or cannot write the captions at hand; the message says what to change."""
 
 
 def train_tokenizer(
@@ -28,10 +32,10 @@ def train_tokenizer(
         lowercase: fold case.
 
     Raises:
-        ValueError: an unknown kind, or a vocabulary too small for it.
+        VocabularyError: an unknown kind, or a vocabulary too small for it.
     """
     if kind not in TOKENIZER_KINDS:
-        raise ValueError(f"`kind` must be one of {', '.join(TOKENIZER_KINDS)}, but is {kind!r}")
+        raise VocabularyError(f"`kind` must be one of {', '.join(TOKENIZER_KINDS)}, but is {kind!r}")
     special = list(SPECIAL_TOKENS.values())
     options = {"vocab_size": vocab_size, "min_frequency": min_frequency, "special_tokens": special}
     tokenizer, trainer = TOKENIZER_KINDS[kind](options | {"show_progress": False})
@@ -61,9 +65,29 @@ def _words(options: dict[str, Any]) -> tuple[Tokenizer, trainers.Trainer]:
 
 def _need(vocab_size: int, least: int, content: str) -> None:
     if vocab_size < least:
-        raise ValueError(
+        raise VocabularyError(
             f"`vocab_size` must be at least {least} to hold special tokens and {content}, but is {vocab_size}"
         )
 
 
 TOKENIZER_KINDS = {"bpe": _byte_level_bpe, "word": _words}
+MODELS = {"BPE": "bpe", "WordLevel": "word"}  # of the tokenizers library → kind
+
+
+def disagreement(tokenizer: PreTrainedTokenizerBase, options: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Which options of `train_tokenizer` cannot have made a tokenizer, each with what it has instead.
+
+    `min_frequency` leaves no trace.
+    """
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        yield from ((key, "another tokenizer") for key in options)
+        return
+    kind = MODELS.get(type(backend.model).__name__, "another kind")
+    if options.get("kind", kind) != kind:
+        yield "kind", repr(kind)
+    if len(tokenizer) > options.get("vocab_size", len(tokenizer)):
+        yield "vocab_size", len(tokenizer)
+    folds = "Lowercase" in str(backend.normalizer)
+    if options.get("lowercase", folds) != folds:
+        yield "lowercase", folds

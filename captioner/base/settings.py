@@ -60,7 +60,7 @@ class ModelSettings(Section):
     context_window: dict[str, Any] | None = None  # {"length": tokens, "overlap": tokens}; null reads a context at once
     memory: dict[str, dict[str, Any]] = {}  # of long memories: pool, resampler, attention; see CaptionerConfig
     dropout: float | None = Field(default=None, ge=0, lt=1)  # of decoder and context encoder; null keeps theirs
-    init_from: str | None = None  # a captioner to start from; the keys above are then ignored
+    init_from: str | None = None  # a captioner to start from; the keys above may then only say what it is
 
 
 class TokenizerSettings(Section):
@@ -91,8 +91,8 @@ class DataSettings(Section):
     levels: list[NonNegativeInt] = [1, 2, 3]  # scenes only
     scenes: PositiveInt = 50_000  # scenes only: training scenes
     captions_per_image: PositiveInt = 1  # G, drawn anew each epoch
-    max_caption_length: PositiveInt = 40  # tokens, start and end included
-    max_context_length: PositiveInt = 64  # tokens
+    max_caption_length: PositiveInt | None = None  # tokens, start and end included; null: 40, or what init_from has
+    max_context_length: PositiveInt | None = None  # tokens; null: 64, or what init_from has
     augment: dict[str, Any] = Field(default_factory=dict)  # timm.data.create_transform's training options
     tokenizer: TokenizerSettings | str = Field(default_factory=TokenizerSettings)  # or a pretrained name
     limit: PositiveInt | None = None  # first samples of each split only

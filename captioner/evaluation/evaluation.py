@@ -3,7 +3,7 @@
 Knows nothing about files or training; captions come from `search`.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -80,9 +80,12 @@ def caption_batches(
     processor: CaptionerProcessor,
     batches: Iterable[dict[str, Any]],
     generation: GenerationSettings,
-    hidden: str | None = None,
+    hidden: Collection[str] = (),
 ) -> list[dict[str, Any]]:
     """Caption collated batches in order; each record is the sample's with `caption`, the best one, added."""
+    unknown = sorted(set(hidden) - set(model.config.modalities))
+    if unknown:
+        raise ValueError(f"cannot hide {', '.join(map(repr, unknown))}: this captioner takes {model.config.modalities}")
     model.eval()
     options, records, fast = search_options(generation, model, processor), [], None
     for batch in batches:
@@ -91,8 +94,9 @@ def caption_batches(
             continue
         fast = fast or prepared(model, len(samples), options.captions)
         batch = {name: value.to(model.device) for name, value in batch.items() if name in model.encoder_inputs}
-        if hidden is not None:
-            batch = hide(batch, hidden)
+        for name in hidden:
+            if input_names(name)[0] in batch:  # no sample of this batch may have it
+                batch = hide(batch, name)
         found = search(fast, fast.encode(**batch), options, seeds=[sample["index"] for sample in samples])
         # forced words may fit no caption
         captions = ["".join(processor.decode(best.ids) for best in own[:1]) for own in found]
@@ -124,7 +128,7 @@ def evaluate(
     generation: GenerationSettings,
     options: EvaluationOptions | None = None,
     *,
-    hidden: str | None = None,
+    hidden: str | Collection[str] | None = None,
     watch: Callable[[Iterable], Iterable] = iter,
 ) -> Evaluation:
     """Caption every sample of a split over all processes and score the captions.
@@ -134,7 +138,7 @@ def evaluate(
         samples: a split in the data schema.
         generation: the search.
         options: None: the usual ones.
-        hidden: a modality to take away from every sample, or None.
+        hidden: a modality, or several, to take away from every sample; None: nothing.
         watch: wraps the batches, for a progress bar.
 
     Returns:
@@ -150,7 +154,8 @@ def evaluate(
     accelerator = options.accelerator or _accelerator(model)
     loader = evaluation_loader(samples, processor, model, options, accelerator)
     bad: list[Bad] = []
-    records = caption_batches(model, processor, sift(watch(loader), bad), generation, hidden)
+    names = [hidden] if isinstance(hidden, str) else hidden or ()
+    records = caption_batches(model, processor, sift(watch(loader), bad), generation, names)
     if options.borrowed is not None:
         options.borrowed.add_clip_scores(records, samples)
     records = sorted(gather_object(records), key=lambda record: record["index"])

@@ -6,9 +6,12 @@ components and what happens when one is pressed; what a captioner does then is s
 
 import os
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
-from tempfile import mkdtemp
+from signal import SIGTERM, Signals, default_int_handler, signal
+from tempfile import TemporaryDirectory
+from threading import current_thread, main_thread
 from typing import Any
 
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when gradio is imported
@@ -102,8 +105,11 @@ def _choice(method: str, layer: str) -> dict[str, Any]:
     return {"method": method, "layer": None if layer == MEAN else int(layer) - 1}
 
 
-def build(name: str) -> gr.Blocks:
+def build(name: str, examples: Path | None = None) -> gr.Blocks:
     """The page for one captioner.
+
+    Args:
+        examples: a folder for the pictures of its examples; None: it has none.
 
     Raises:
         AdoptError: a captioner that cannot be loaded.
@@ -116,7 +122,8 @@ def build(name: str) -> gr.Blocks:
             with gr.Column(scale=2):
                 inputs = _inputs(studio)
                 button = gr.Button("Caption", variant="primary", elem_id="caption")
-                _examples(studio, inputs[:2])
+                if examples is not None:
+                    _examples(studio, inputs[:2], examples)
             with gr.Column(scale=3):
                 captions = gr.Radio(label="Captions, best first", choices=[], elem_id="captions")
                 word = gr.Slider(1, 2, step=1, value=1, label="Word", elem_id="word")
@@ -180,11 +187,11 @@ def _view(studio: Studio) -> list[gr.components.Component]:
     return [method, layer]
 
 
-def _examples(studio: Studio, inputs: list[gr.components.Component]) -> None:
+def _examples(studio: Studio, inputs: list[gr.components.Component], folder: Path) -> None:
     """Scenes, for the captioners that know them."""
     if studio.name not in shipped_names():
         return
-    folder, rows = Path(mkdtemp(prefix="captioner-examples-")), []
+    rows = []
     unseen = Scenes("test", [1, 2, 3], 3)
     for sample in (unseen[i] for i in range(len(unseen))):
         file = folder / f"{sample['id']}.png"
@@ -200,12 +207,27 @@ def serve(name: str, port: int | None = None, open_browser: bool = False) -> tup
         port: None: the first free one from 7860.
 
     Returns:
-        The address, and a function that waits until the page is stopped.
+        The address, and a function that waits until the page is stopped (Ctrl-C or SIGTERM) and leaves nothing behind.
 
     Raises:
+        AdoptError: a captioner that cannot be loaded.
         OSError: no such port is free.
     """
-    page = build(name)
+    folder = TemporaryDirectory(prefix="captioner-examples-")
+    try:
+        address, page = _launched(build(name, Path(folder.name)), port, open_browser)
+    except BaseException:
+        folder.cleanup()
+        raise
+
+    def wait() -> None:
+        with folder, _interrupted_by(SIGTERM):
+            page.block_thread()
+
+    return address, wait
+
+
+def _launched(page: gr.Blocks, port: int | None, open_browser: bool) -> tuple[str, gr.Blocks]:
     _, address, _ = page.queue(default_concurrency_limit=None).launch(
         server_name="127.0.0.1",
         server_port=port,
@@ -220,4 +242,17 @@ def serve(name: str, port: int | None = None, open_browser: bool = False) -> tup
         theme=gr.themes.Default(**FONTS),
         css=style("maps.css") + CSS,
     )
-    return address, page.block_thread
+    return address, page
+
+
+@contextmanager
+def _interrupted_by(number: Signals) -> Iterator[None]:
+    """Meanwhile a signal is Ctrl-C; in a thread, where no signal arrives, nothing changes."""
+    if current_thread() is not main_thread():
+        yield
+        return
+    before = signal(number, default_int_handler)
+    try:
+        yield
+    finally:
+        signal(number, before)

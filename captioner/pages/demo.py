@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
-from itertools import groupby
+from itertools import chain, count, groupby
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from transformers.utils.logging import disable_progress_bar
 
-from ..adopt import AdoptError, load, shipped_names
+from ..adopt import AdoptError, load, shipped_folder, shipped_names
 from ..base import console, load_settings, progress, say, write_text
 from ..evaluation import EvaluationOptions, evaluate, exact_match, score_records
 from ..explain import look
@@ -76,6 +76,8 @@ class Trial:
 def run_demo(output: Path, scenes: int = 200, steps: int | None = None) -> None:
     """Run the whole demo and leave the page at `output`; a picture and the new captioner come to lie beside it.
 
+    The captioner of an earlier demo stays: the new one gets a folder with a number.
+
     Args:
         output: the HTML file to write.
         scenes: unseen scenes of each level for each row of the table.
@@ -91,7 +93,7 @@ def run_demo(output: Path, scenes: int = 200, steps: int | None = None) -> None:
     trials = list(caption_unseen(unseen))
     rows = [trial.row for trial in trials]
     console.print(rich_table(rows))
-    directory = output.with_name("captioner-demo-live")
+    directory = unused(output.with_name("captioner-demo-live"))
     live = train_live(directory, scenes, steps)
     say("3 of 3: the page")
     picture, sample = output.with_name("captioner-demo-scene.png"), unseen[len(SHOWN_LEVELS) - 1]
@@ -113,6 +115,12 @@ def run_demo(output: Path, scenes: int = 200, steps: int | None = None) -> None:
     farewell(output, commands)
 
 
+def unused(path: Path) -> Path:
+    """A path that nothing lies at: this one, or the first with a number behind it."""
+    numbered = (path.with_name(f"{path.name}-{number}") for number in count(2))
+    return next(one for one in chain([path], numbered) if not one.exists() and not one.is_symlink())
+
+
 def caption_unseen(unseen: Scenes) -> Iterator[Trial]:
     """Every shipped captioner, given both modalities and each alone."""
     missing = sorted(set(DEMO_CAPTIONERS.values()) - set(shipped_names()))
@@ -124,7 +132,7 @@ def caption_unseen(unseen: Scenes) -> Iterator[Trial]:
     generation = load_settings(LIVE).generation
     options = EvaluationOptions(batch_size=SCENES_AT_ONCE, accelerator=Accelerator(cpu=True))
     for mode, name in DEMO_CAPTIONERS.items():
-        model, processor = load(name)
+        model, processor = load(shipped_folder(name))
         for given, hidden in GIVEN.items():
             watch = partial(progress, description=f"{mode}, {given}")
             records = evaluate(model, processor, unseen, generation, options, hidden=hidden, watch=watch).records
@@ -166,7 +174,7 @@ def cards(unseen: Scenes, trials: list[Trial]) -> list[Card]:
 
 def introduction(scenes: int, seconds: float) -> list[str]:
     """What the page shows, in words."""
-    size = millions(load(DEMO_CAPTIONERS["concatenated"])[0].num_parameters())
+    size = millions(load(shipped_folder(DEMO_CAPTIONERS["concatenated"]))[0].num_parameters())
     return [
         f"Two captioners of {size} million parameters ship with the package. A vision transformer looks at the "
         "picture, a text encoder reads the context, and one decoder attends to both: through one shared memory "

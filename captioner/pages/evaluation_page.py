@@ -5,17 +5,16 @@ Says what is measured and in which order; how the page looks is the affair of `h
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
-
-from PIL import Image
 
 from ..adopt import load
 from ..base import GenerationSettings, is_first_process, write_text
 from ..evaluation import Evaluation, EvaluationOptions, evaluate, exact_match
-from ..explain import Look, look
+from ..explain import AttributionError, Look, look
 from ..metrics import score_per_image
-from ..model import Captioner, CaptionerProcessor, open_image
+from ..model import Captioner, CaptionerProcessor, FeatureError, ImageError, as_list, each, open_image
 from .cards import Answer, Card
 from .curves import read_log, series
 from .html import Column, Curve, Page, Row, Training, render
@@ -55,33 +54,44 @@ class Subject:
         return f"{self.name} · {' · '.join(part for part in (config.conditioning, config.fusion) if part)}"
 
     @property
-    def given(self) -> dict[str, str | None]:
-        """Rows of the table → the modality that is hidden."""
+    def given(self) -> dict[str, list[str]]:
+        """Rows of the table → the modalities that are hidden: none, then all but one."""
         names = self.model.config.modalities
-        return {" + ".join(names): None} | {f"{n} only": other for n in names for other in names if other != n}
+        alone = {f"{name} only": [other for other in names if other != name] for name in names if len(names) > 1}
+        return {" + ".join(names): [], **alone}
 
     @property
     def whole(self) -> Evaluation:
         """What it did with everything."""
         return next(iter(self.results.values()))
 
-    def answers(self, index: int, sample: dict[str, Any], picture: Image.Image | None) -> list[Answer]:
-        """Its captions of one sample; what the one with everything rests on."""
+    def answers(self, index: int, sample: dict[str, Any], images: Any) -> list[Answer]:
+        """Its captions of one sample of the split; what the one with everything rests on.
+
+        Args:
+            images: of the sample, opened.
+        """
         listed = []
         for given, result in self.results.items():
-            record = result.records[index]
+            record = next((record for record in result.records if record["index"] == index), None)
+            if record is None:  # this captioner could not read the sample
+                continue
             right = exact_match([record["caption"]], [record["captions"]]) == 1 or None
-            seen = self._look(record["caption"], sample, picture) if result is self.whole else None
+            seen = self._look(record["caption"], sample, images) if result is self.whole else None
             listed.append(Answer(self.mode, given, record["caption"], right, seen))
         return listed
 
-    def _look(self, caption: str, sample: dict[str, Any], picture: Image.Image | None) -> Look | None:
-        given = {"image": picture, "context": sample["context"] or None}
+    def _look(self, caption: str, sample: dict[str, Any], images: Any) -> Look | None:
+        """What a caption rests on; None where it has no words, or more tokens than can be looked into."""
+        given = {"image": images, "context": sample["context"] or None}
         own = {name: value for name, value in given.items() if name in self.model.config.modalities}
         further = {name: sample[name] for name in self.processor.further if sample.get(name) is not None}
-        if not caption or not (further or any(value is not None for value in own.values())):
+        if not caption.strip() or not (further or any(value is not None for value in own.values())):
             return None
-        return look(self.model, self.processor, **own, caption=caption, further=further)
+        try:
+            return look(self.model, self.processor, **own, caption=caption, further=further)
+        except (AttributionError, FeatureError, ImageError):
+            return None
 
 
 def report(
@@ -122,10 +132,8 @@ def report(
 
 
 def _page(subjects: Sequence[Subject], samples: Any) -> Page:
-    shown, scored = (
-        min(SHOWN_SAMPLES, len(samples)),
-        [name for name in SCORE_COLUMNS if name in subjects[0].whole.scores],
-    )
+    scored = [name for name in SCORE_COLUMNS if name in subjects[0].whole.scores]
+    cards = _cards(subjects, samples)
     return Page(
         title="captioner evaluation",
         heading=f"{len(samples)} samples, *{len(subjects)} captioner{'s' if len(subjects) > 1 else ''}*",
@@ -139,22 +147,38 @@ def _page(subjects: Sequence[Subject], samples: Any) -> Page:
             for given, result in subject.results.items()
         ],
         training=_training([subject.name for subject in subjects]),
-        samples=f"The first {shown} samples of the split, none left out; the score is of {subjects[0].name}.",
-        cards=_cards(subjects, samples, shown),
+        samples=_shown(len(cards), len(samples) - len(subjects[0].whole.records), subjects[0].name),
+        cards=cards,
     )
 
 
-def _cards(subjects: Sequence[Subject], samples: Any, count: int) -> list[Card]:
+def _shown(cards: int, lacking: int, name: str) -> str:
+    """What the cards are, in words."""
+    left_out = f"{lacking} that {name} could not caption left out" if lacking else "none left out"
+    return f"The first {cards} samples of the split, {left_out}; the score is of {name}."
+
+
+def _cards(subjects: Sequence[Subject], samples: Any) -> list[Card]:
+    """The first samples that the first captioner captioned, each by its place in the split."""
     records = subjects[0].whole.records
     captions, references = ([record[key] for record in records] for key in ("caption", "captions"))
     scores = score_per_image(captions, references, ["cider_d"])["cider_d"]
-    cards = []
-    for i in range(count):
-        sample = samples[i]
-        picture = None if sample["image"] is None else open_image(sample["image"])
-        answers = [answer for subject in subjects for answer in subject.answers(i, sample, picture)]
-        cards.append(Card(sample["id"], scores[i], picture, sample["context"], sample["captions"], answers))
+    cards, most = [], max(subject.processor.max_pixels for subject in subjects)
+    for record, score in zip(records[:SHOWN_SAMPLES], scores, strict=False):
+        sample = samples[record["index"]]
+        images = _opened(sample.get("image"), most)
+        answers = [answer for subject in subjects for answer in subject.answers(record["index"], sample, images)]
+        picture = next(iter(as_list(images)), None)
+        cards.append(Card(sample["id"], score, picture, sample["context"], sample["captions"], answers))
     return cards
+
+
+def _opened(image: Any, most: int) -> Any:
+    """A sample's image or images; None where one cannot be read or has more than `most` pixels."""
+    try:
+        return each(partial(open_image, most=most), image)
+    except ImageError:
+        return None
 
 
 def _training(names: Sequence[str]) -> Training | None:

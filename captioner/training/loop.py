@@ -9,7 +9,7 @@ from itertools import islice
 
 from accelerate.utils import set_seed
 
-from ..adopt import assemble
+from ..adopt import assemble, check_words
 from ..base import Settings, progress
 from ..data import TRAINING, steps
 from ..search import search_options
@@ -46,6 +46,7 @@ def train(settings: Settings, resume: bool = False) -> dict[str, float]:
 
     Raises:
         SettingsError, DataError, PartsError, AdoptError: what the settings ask for cannot be done.
+        VocabularyError: what the captions say cannot be written.
         CheckpointError: a checkpoint cannot be read, or one is there though `resume` is not set.
         OccupiedError, DisagreementError: as from `begin`.
         WriteError, DivergedError: the disk is full; the numbers of a step are no longer finite.
@@ -59,6 +60,7 @@ def train(settings: Settings, resume: bool = False) -> dict[str, float]:
     splits = Splits.read(settings)
     model, processor = assemble(settings.model, settings.data, splits.texts)
     search_options(settings.generation, model, processor)  # what cannot be searched for ends the run now
+    check_words(processor, splits.training.texts, "context" in model.config.modalities)
     splits = splits.with_retrieved(model, accelerator)
     prepare_model(model, options)
     passes = splits.passes(model, processor, accelerator)

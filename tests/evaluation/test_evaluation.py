@@ -17,8 +17,10 @@ def test_an_evaluation_can_hide_either_modality(tmp_path):
     for result in results:
         assert [record["id"] for record in result.records] == [f"test-{i}" for i in range(6)]
         assert set(result.scores) == {"bleu_1", "bleu_2", "bleu_3", "bleu_4", "rouge_l", "cider_d", "exact_match"}
-    with pytest.raises(ValueError, match="cannot hide 'sound'"):
+    with pytest.raises(ValueError, match="cannot hide 'sound': this captioner takes"):
         evaluate(model, processor, scenes, generation, hidden="sound")
+    both = evaluate(model, processor, scenes, generation, hidden=["image", "context"])
+    assert len({record["caption"] for record in both.records}) == 1  # nothing tells the samples apart
 
 
 def test_exact_match_is_the_share_of_captions_among_their_references():

@@ -197,7 +197,9 @@ def test_inputs_that_a_captioner_cannot_take_are_named():
             {"name": "vit_tiny_patch16_224", "image_size": 32, "stem": "convolutional"},
             "`image_encoder.stem` needs `image_size` and `embed_dim` beside it",
         ),
-        (VIT | {"colour": 3}, r"the timm model 'vit_tiny_patch16_224' does not take one of \['colour', .*\]: .*colour"),
+        (VIT | {"dims": 3}, r"the timm model 'vit_tiny_patch16_224' does not take one of \['depth', .*\]: .*dims"),
+        (VIT | {"num_heads": 0}, "timm cannot build 'vit_tiny_patch16_224' with .*'num_heads': 0.*ZeroDivisionError"),
+        ({"name": "vit_tiny_patch16_224.typo"}, "Invalid pretrained tag .* or name one of .*augreg_in21k_ft_in1k"),
     ],
 )
 def test_a_wrong_image_encoder_says_what_to_change(options, message):

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -117,6 +118,34 @@ def test_the_command_serves_on_this_machine_and_waits(monkeypatch):
     result = CliRunner().invoke(app, ["app", "-m", "scenes-separate", "--port", "7999", "--no-open"])
     assert result.exit_code == 0, result.output
     assert calls == [("scenes-separate", 7999, False), "wait"]
+
+
+@pytest.mark.parametrize("ended", [signal.SIGINT, signal.SIGTERM])
+def test_a_page_that_is_stopped_leaves_no_folder_behind(ended, tmp_path):
+    pytest.importorskip("gradio")
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "TMPDIR": str(tmp_path)}
+    server = subprocess.Popen([sys.executable, "-c", SERVER], stdout=subprocess.PIPE, text=True, env=environment)
+    try:
+        json.loads(server.stdout.readline())
+        assert len(list(tmp_path.glob("captioner-examples-*/*.png"))) == 3
+        server.send_signal(ended)
+        server.wait(timeout=30)
+    finally:
+        server.kill()
+    assert not list(tmp_path.glob("captioner-examples-*"))
+
+
+def test_a_page_that_cannot_start_leaves_no_folder_behind(tmp_path, monkeypatch):
+    served = pytest.importorskip("captioner.pages.app", reason="needs gradio", exc_type=ImportError)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+
+    def fails(*given):
+        raise OSError("no free port")
+
+    monkeypatch.setattr(served, "_launched", fails)
+    with pytest.raises(OSError, match="no free port"):
+        served.serve("scenes-separate")
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.fixture(scope="module")

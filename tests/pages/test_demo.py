@@ -111,6 +111,34 @@ def test_the_commands_that_it_names_run(done, shipped, monkeypatch):
         assert result.exit_code == 0, f"{command}\n{result.output}"
 
 
+def test_a_second_demo_stands_beside_the_first_whose_captioner_stays(shipped, tmp_path, monkeypatch):
+    monkeypatch.setattr(locating, "SHIPPED", shipped)
+    demo.run_demo(tmp_path / "page.html", scenes=1, steps=2)
+    first = (tmp_path / "captioner-demo-live/best/model.safetensors").read_bytes()
+    demo.run_demo(tmp_path / "page.html", scenes=1, steps=2)
+    assert (tmp_path / "captioner-demo-live/best/model.safetensors").read_bytes() == first
+    assert "captioner-demo-live-2/best" in (tmp_path / "page.html").read_text()
+    load(tmp_path / "captioner-demo-live-2/best")
+
+
+def test_a_folder_of_the_users_own_is_left_alone_by_a_demo(tmp_path):
+    (tmp_path / "live").mkdir()
+    (tmp_path / "live-2").write_text("mine")
+    (tmp_path / "live-3").symlink_to("nowhere")
+    assert demo.unused(tmp_path / "live") == tmp_path / "live-4"
+    assert demo.unused(tmp_path / "other") == tmp_path / "other"
+
+
+def test_the_demo_takes_the_packages_captioners_whatever_lies_in_the_folder(shipped, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "scenes-separate").mkdir()
+    (tmp_path / "scenes-separate/config.json").write_text("{}")
+    monkeypatch.setattr(locating, "SHIPPED", shipped)
+    assert [trial.mode for trial in demo.caption_unseen(Scenes("test", [1], 1))] == ["concatenated"] * 3 + [
+        "separate"
+    ] * 3
+
+
 def test_the_live_config_is_one_file_in_the_package_and_in_the_repository():
     assert (ROOT / "configs/demo.yaml").samefile(LIVE)
     assert LIVE.parent == Path(demo.__file__).parents[1] / "templates"

@@ -248,6 +248,37 @@ def test_a_log_gives_one_series_per_name(tmp_path):
     assert series(read_log(tmp_path / "metrics.jsonl"), "loss") == [(1, 3.0), (3, 1.0)]
 
 
+@pytest.mark.parametrize(
+    "broken",
+    [
+        '{"step": 2, "loss": 2.',  # a kill
+        "",
+        "null",
+        "[1]",
+        '{"loss": 1.0}',
+        '{"step": "two", "loss": 1.0}',
+        '{"step": 2, "loss": "high"}',
+        '{"step": 2, "loss": null}',
+        "\udcff",
+    ],
+)
+def test_what_a_log_does_not_hold_whole_is_left_out_of_its_curve(tmp_path, broken):
+    whole = ['{"step": 1, "loss": 3.0}', '{"step": 3, "loss": 1.0}']
+    for place in range(3):
+        text = "\n".join([*whole[:place], broken, *whole[place:]])
+        (tmp_path / "metrics.jsonl").write_bytes(text.encode("utf-8", "surrogateescape"))
+        assert series(read_log(tmp_path / "metrics.jsonl"), "loss") == [(1, 3.0), (3, 1.0)]
+
+
+def test_a_log_with_a_mark_of_its_encoding_and_with_numbers_that_are_none_is_drawn(tmp_path):
+    (tmp_path / "metrics.jsonl").write_text(
+        '{"step": 1, "loss": NaN}\r\n{"step": 2, "loss": 1.0}', encoding="utf-8-sig"
+    )
+    points = series(read_log(tmp_path / "metrics.jsonl"), "loss")
+    assert [step for step, _ in points] == [1, 2]
+    assert chart(points, "loss", ceiling_above(points), str).count("<circle") == 1
+
+
 def test_unescaping_the_page_gives_back_the_commands():
     code = re.search(r"<code>(.*?)</code>", render(page()), re.S).group(1)
     assert unescape(code) == f"command {NASTY}"
