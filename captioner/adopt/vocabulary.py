@@ -3,10 +3,16 @@
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 SPECIAL_TOKENS = {"pad_token": "<pad>", "bos_token": "<bos>", "eos_token": "<eos>", "unk_token": "<unk>"}
+JOINT = "￭"  # in a token where it joins its neighbour without a space
+UNSPACED = r"\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}\p{Tibetan}"  # scripts without spaces
+JOINTS = Regex(
+    rf"(?<=\w)(?=[^\w\s])|(?<=[^\w\s])(?=\w)|(?<=[{UNSPACED}])(?=\w)|(?<=\w)(?=[{UNSPACED}])"
+)  # places between a word and a mark, and beside the letters of these scripts
+PIECES = Regex(rf"{JOINT}?[{UNSPACED}]|{JOINT}?[\w&&[^{UNSPACED}]]+|{JOINT}?[^\w\s{JOINT}]+{JOINT}?")
 
 
 class VocabularyError(ValueError):
@@ -40,9 +46,10 @@ def train_tokenizer(
     options = {"vocab_size": vocab_size, "min_frequency": min_frequency, "special_tokens": special}
     tokenizer, trainer = TOKENIZER_KINDS[kind](options | {"show_progress": False})
     folding = [normalizers.Lowercase()] if lowercase else []
-    tokenizer.normalizer = normalizers.Sequence([normalizers.NFC(), *folding, normalizers.NFC()])
+    own = [tokenizer.normalizer] if tokenizer.normalizer is not None else []
+    tokenizer.normalizer = normalizers.Sequence([normalizers.NFC(), *folding, normalizers.NFC(), *own])
     tokenizer.train_from_iterator(texts, trainer)
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **SPECIAL_TOKENS)
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, clean_up_tokenization_spaces=False, **SPECIAL_TOKENS)
 
 
 def _byte_level_bpe(options: dict[str, Any]) -> tuple[Tokenizer, trainers.Trainer]:
@@ -56,10 +63,28 @@ def _byte_level_bpe(options: dict[str, Any]) -> tuple[Tokenizer, trainers.Traine
 
 
 def _words(options: dict[str, Any]) -> tuple[Tokenizer, trainers.Trainer]:
-    """Whole words and punctuation marks, anything else `<unk>`; decoded with single spaces."""
+    """Whole words and runs of marks, anything else `<unk>`; in scripts without spaces every letter is a word.
+
+    Marks say on which side they join a word, so that "a man's dog, isn't it" comes back as it was, with single spaces.
+    """
     _need(options["vocab_size"], len(SPECIAL_TOKENS) + 1, "a word")
     tokenizer = Tokenizer(models.WordLevel(unk_token=SPECIAL_TOKENS["unk_token"]))
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.normalizer = normalizers.Sequence(
+        [
+            normalizers.Replace(JOINT, ""),
+            normalizers.Replace(Regex(r"\s+"), " "),
+            normalizers.Strip(),
+            normalizers.Replace(JOINTS, JOINT),
+        ]
+    )
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Split(PIECES, "isolated")]
+    )
+    spaced = decoders.WordPiece(
+        prefix=JOINT, cleanup=False
+    )  # a space before each token that does not begin with a joint
+    joined = [decoders.Replace(f"{JOINT} ", ""), decoders.Replace(JOINT, "")]
+    tokenizer.decoder = decoders.Sequence([spaced, decoders.Fuse(), *joined])
     return tokenizer, trainers.WordLevelTrainer(**options)
 
 

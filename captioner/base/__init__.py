@@ -8,6 +8,7 @@ from ..base.lazy import handed_on
 __getattr__, __dir__, __all__ = handed_on(
     __name__,
     {
+        "configs": "load_settings",
         "directories": "OccupiedError check_replaceable claim made_here recover remove unfinished_place whole",
         "failures": "FailureError",
         "files": "SUFFIXES WriteError explaining replacing write_text",
@@ -18,7 +19,7 @@ __getattr__, __dir__, __all__ = handed_on(
         "search_rules": "RULES contradiction idle",
         "settings": (
             "DataSettings GenerationSettings ModelSettings NEAR_DUPLICATE SelfCriticalSettings Settings "
-            "SettingsError TrainingSettings load_settings"
+            "SettingsError TrainingSettings"
         ),
         "texts": "TextError decoded json_lines lines_of parse_json read_text",
         "wording": "one_line some",

@@ -1,11 +1,11 @@
-"""Settings of one run: four sections read from YAML, then `section.key=value` overrides, checked before any work.
+"""Settings of one run: what its four sections may hold, and what each key is by default.
 
 Names follow transformers' `TrainingArguments` and `GenerationConfig` where one exists there. Knows nothing about
-torch: what a key does is decided by the module that reads it.
+torch: what a key does is decided by the module that reads it. `configs.py` reads them.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from difflib import get_close_matches
+import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -46,7 +46,23 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", protected_namespaces=())
 
 
-class ModelSettings(Section):
+def _at_home(value: Any) -> Any:
+    """The value with "~" for what it stands for at the beginning of every path."""
+    if isinstance(value, dict):
+        return {key: _at_home(own) for key, own in value.items()}
+    return os.path.expanduser(value) if isinstance(value, str) and value.startswith("~") else value
+
+
+class SectionWithPaths(Section):
+    """One whose texts may be paths that begin with "~"."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _expand(cls, values: Any) -> Any:
+        return _at_home(values)
+
+
+class ModelSettings(SectionWithPaths):
     """What to build: parts from scratch (dicts), from pretrained weights (names), or a whole checkpoint."""
 
     image_encoder: dict[str, Any] | None = None  # {"name": timm model, "image_size": …, "pretrained": true|false|file}
@@ -72,7 +88,7 @@ class TokenizerSettings(Section):
     lowercase: bool = True
 
 
-class DataSettings(Section):
+class DataSettings(SectionWithPaths):
     """Where samples come from and how they become tensors."""
 
     source: Literal["scenes", "datasets", "coco", "karpathy", "table", "flickr8k", "vqa", "sidecar"] = "datasets"
@@ -120,7 +136,7 @@ class SelfCriticalSettings(Section):
     temperature: float = Field(default=1.0, gt=0)  # of captions that are drawn
 
 
-class TrainingSettings(Section):
+class TrainingSettings(SectionWithPaths):
     """The loop. Names are those of transformers' `TrainingArguments`."""
 
     output_dir: str = "runs/captioner"
@@ -200,7 +216,7 @@ class GenerationSettings(Section):
         try:
             return cls(**options)
         except ValidationError as error:
-            raise SettingsError("; ".join(_explain(error))) from error
+            raise SettingsError("; ".join(explain(error))) from error
 
 
 class Settings(Section):
@@ -214,93 +230,17 @@ class Settings(Section):
     def save(self, path: Path) -> None:
         """Write these settings as YAML, so that a run can be repeated from its output directory."""
         with replacing(path) as unfinished:
-            unfinished.write_text(yaml.safe_dump(self.model_dump(), sort_keys=False, allow_unicode=True))
+            text = yaml.safe_dump(self.model_dump(), sort_keys=False, allow_unicode=True)
+            unfinished.write_text(text, encoding="utf-8")
 
 
-def load_settings(path: str | Path | None = None, overrides: Sequence[str] = ()) -> Settings:
-    """Read settings from a YAML file and apply `section.key=value` overrides in order.
-
-    Raises:
-        SettingsError: a missing or malformed file, an unknown key (the nearest is named) or a bad value.
-    """
-    tree = _read(Path(path)) if path is not None else {}
-    for override in overrides:
-        _apply(tree, override)
-    _refuse_unknown_keys(Settings, tree, "")
-    try:
-        return Settings.model_validate(tree)
-    except ValidationError as error:
-        raise SettingsError("; ".join(_explain(error))) from error
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        tree = yaml.safe_load(path.read_text()) or {}
-    except OSError as error:
-        raise SettingsError(f"cannot read the config {path}: {error.strerror}; give the path of a YAML file") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise SettingsError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(tree, dict):
-        raise SettingsError(f"{path} must hold the sections {', '.join(Settings.model_fields)}, but holds {tree!r}")
-    return tree
-
-
-def _apply(tree: dict[str, Any], override: str) -> None:
-    """Set one dotted key; the value is read as YAML, so numbers, lists and null are what they look like."""
-    name, equals, text = override.partition("=")
-    *parents, last = name.strip().split(".")
-    if not equals or not last:
-        raise SettingsError(f"an override must look like section.key=value, but is {override!r}")
-    for parent in parents:
-        tree = tree.setdefault(parent, {})
-        if not isinstance(tree, dict):
-            raise SettingsError(f"cannot set {name!r}: {parent!r} is {tree!r}, not a section")
-    try:
-        tree[last] = _number(yaml.safe_load(text))
-    except yaml.YAMLError as error:
-        raise SettingsError(f"the value of {name!r} is not valid YAML: {text!r}") from error
-
-
-def _number(value: Any) -> Any:
-    """YAML 1.1 reads `1e-3` as text; a person who types it means a number."""
-    if isinstance(value, str):
-        try:
-            return float(value)
-        except ValueError:
-            return value
-    return value
-
-
-def _refuse_unknown_keys(section: type[BaseModel], tree: dict[str, Any], prefix: str) -> None:
-    for key, value in tree.items():
-        if key not in section.model_fields:
-            known = [prefix + name for name in section.model_fields]
-            near = get_close_matches(f"{prefix}{key}", [*known, *_all_keys(Settings, "")], n=1, cutoff=0.5)
-            remedy = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(known)}"
-            raise SettingsError(f"unknown setting {prefix + str(key)!r}; {remedy}")
-        inner = _section_of(section, key)
-        if inner is not None and isinstance(value, dict):
-            _refuse_unknown_keys(inner, value, f"{prefix}{key}.")
-
-
-def _section_of(section: type[BaseModel], key: str) -> type[Section] | None:
-    """The section behind a field, also where a plain name may stand in its place."""
-    annotation = section.model_fields[key].annotation
-    candidates = getattr(annotation, "__args__", (annotation,))
-    return next((c for c in candidates if isinstance(c, type) and issubclass(c, Section)), None)
-
-
-def _all_keys(section: type[BaseModel], prefix: str) -> Iterator[str]:
-    for key in section.model_fields:
-        inner = _section_of(section, key)
-        yield from _all_keys(inner, f"{prefix}{key}.") if inner is not None else [prefix + key]
-
-
-def _explain(error: ValidationError) -> list[str]:
+def explain(error: ValidationError) -> list[str]:
+    """What is wrong with each setting, a line each."""
     return [_line(".".join(map(str, item["loc"])), item) for item in error.errors()]
 
 
 def _line(name: str, item: Mapping[str, Any]) -> str:
     if item["type"] == "value_error" and "error" in item.get("ctx", {}):  # of several settings that do not go together
         return f"{name}: {item['ctx']['error']}" if name else str(item["ctx"]["error"])
-    return f"setting {name!r} is {item['input']!r}: {item['msg'][0].lower()}{item['msg'][1:]}"
+    remedy = "; write it in quotes" if item["type"] == "string_type" and item["input"] is not None else ""
+    return f"setting {name!r} is {item['input']!r}: {item['msg'][0].lower()}{item['msg'][1:]}{remedy}"

@@ -13,6 +13,7 @@ __getattr__, __dir__, __all__ = handed_on(
     __name__,
     {
         "apart": "note_shared",
+        "cells": "captions_in",
         "collator": "Collator EvaluationCollator SampleCollator",
         "columns": "USUAL_COLUMNS",
         "dataset": "Batch CaptionDataset Sample Split",

@@ -97,7 +97,7 @@ def _usable(groups: Groups, chosen: Sequence[int], where: str, max_bad_share: fl
     firsts = [groups.first(place) for place in kept]
     images = rows.images if firsts == list(range(len(rows.images))) else rows.images.select(firsts)
     images = _renamed(images, {file: there for file, there in files.items() if there not in (None, file)})
-    return Samples(images, Dataset.from_dict(texts, features=TEXTS), bad, groups.identity(kept))
+    return Samples(images, Dataset.from_dict(texts, features=TEXTS), [*rows.notes, *bad], groups.identity(kept))
 
 
 def _renamed(images: Dataset, names: dict[str, str]) -> Dataset:

@@ -5,10 +5,14 @@ A folder of photos with texts beside them, which `datasets` would take for texts
 Knows nothing about what their columns mean.
 """
 
+import logging
+import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 from datasets import Dataset, load_from_disk
 from datasets.exceptions import DatasetsError
@@ -16,11 +20,13 @@ from datasets.exceptions import DatasetsError
 from ..base import DataSettings, SettingsError, TextError, one_line, parse_json, read_text
 from .annotations import beside, root_of
 from .columns import table_rows
-from .faults import DataError
+from .faults import CUT_ARCHIVE, Bad, DataError
 from .rows import Rows
 from .sidecars import holds_sidecars, read_sidecars
 from .split_names import choose_split
-from .tars import builder_of
+from .tars import Tars, builder_of, keys_in
+
+logger = logging.getLogger(__name__)
 
 SAVED = {"dataset_dict.json": "splits", "state.json": "_data_files"}  # file of a saved dataset → a list in it
 
@@ -49,8 +55,9 @@ def read_repository(settings: DataSettings, split: str) -> Rows:
     with located(settings) as (path, root):
         if Path(path).is_dir() and not is_saved_dataset(path) and holds_sidecars(Path(path)):
             return read_sidecars(settings, split)
-        table, name = _read(path, split)
-    return table_rows(table, settings, [root], f"{path} {name}", split)
+        found = _read(path, split)
+    rows = table_rows(found.table, settings, [root], f"{path} {found.name}", split)
+    return replace(rows, notes=found.notes)
 
 
 def is_saved_dataset(path: str) -> bool:
@@ -75,22 +82,43 @@ def load_repository(path: str, split: str) -> Dataset:
         DataError: no such split.
         ValueError, OSError, DatasetsError: there is nothing to read, or it cannot be read.
     """
-    return _read(path, split)[0]
+    found = _read(path, split)
+    for bad in found.notes:
+        logger.warning("%s: %s", bad.id, bad.why)
+    return found.table
 
 
-def _read(path: str, split: str) -> tuple[Dataset, str]:
-    """A split, and the name that stands for it there."""
+class Found(NamedTuple):
+    """A split, the name that stands for it there, and what is wrong with its files."""
+
+    table: Dataset
+    name: str
+    notes: list[Bad]
+
+
+def _read(path: str, split: str) -> Found:
     try:
         if is_saved_dataset(path):
             saved = load_from_disk(path)
             splits = {"train": saved} if isinstance(saved, Dataset) else saved
             name = choose_split(split, splits, path)
-            return splits[name], name
+            return Found(splits[name], name, [])
         builder = builder_of(path)
         builder.download_and_prepare()
         name = split if split == "all" else choose_split(split, builder.info.splits, path)
-        return builder.as_dataset(name).flatten(), name
+        files = [file for own, files in builder.config.data_files.items() if name in (own, "all") for file in files]
+        notes = list(_cut(files)) if isinstance(builder, Tars) else []
+        return Found(builder.as_dataset(name).flatten(), name, notes)
     except (ValueError, OSError, DatasetsError):
         raise
     except Exception as error:  # of what `datasets` stands on
         raise ValueError(f"{type(error).__name__}: {one_line(error)}") from error
+
+
+def _cut(files: Iterable[str]) -> Iterator[Bad]:
+    """The tars on this machine that miss their end."""
+    for file in filter(os.path.isfile, files):
+        with open(file, "rb") as opened:
+            fault = keys_in(opened)[1]
+        if fault:
+            yield Bad(CUT_ARCHIVE, os.path.basename(file), fault)

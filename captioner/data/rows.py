@@ -18,7 +18,7 @@ from datasets import Dataset, Features, Image, List, Value, concatenate_datasets
 from ..base import DataSettings, existing, some
 from ..model import as_list, each
 from .cells import listed
-from .faults import DataError
+from .faults import Bad, DataError
 from .places import folder_of
 
 COMPRESSED = (b"\xff\xd8", b"\x89PNG", b"RIFF", b"GIF8")  # how their files begin
@@ -49,6 +49,7 @@ class Rows:
     embedded: bool = False  # whether images are in the source itself; their keys are then name and size, and maybe more
     blank: frozenset[int] = frozenset()  # rows without an image where others have one
     faults: dict[int, tuple[str, str]] = field(default_factory=dict)  # row → the kind and why of what it lacks
+    notes: list[Bad] = field(default_factory=list)  # what is wrong with the source besides
 
 
 def holds_paths(kind: Any) -> bool:

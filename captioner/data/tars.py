@@ -39,8 +39,8 @@ def samples_in(files: Iterable[tuple[str, T]]) -> Iterator[tuple[str, dict[str, 
     image's suffix in its own ("a.jpg.txt"). A file that comes again begins a new sample.
 
     Args:
-        files: names, and whatever goes with them. Where a `tarfile.TarError` ends them, the tar is cut, and its last
-            sample is left out.
+        files: names, and whatever goes with them, of those that are whole: a `tarfile.TarError` ends them where the
+            tar is cut.
     """
     key, run = "", []
     try:
@@ -56,7 +56,7 @@ def samples_in(files: Iterable[tuple[str, T]]) -> Iterator[tuple[str, dict[str, 
             key = own
             run.append((suffix.lower(), content))
     except (tarfile.TarError, EOFError):
-        return
+        pass
     yield from _parted(key, run)
 
 
@@ -89,26 +89,34 @@ def _split_suffixes(names: list[str], contents: list[T]) -> Iterator[tuple[str, 
 
 def keys_in(file: BinaryIO) -> tuple[list[str], str | None]:
     """The keys of a tar's samples, from the headers of its files alone; and why some may be missing, if that is so."""
-    last = ""
-
-    def members(archive: tarfile.TarFile) -> Iterator[tuple[str, None]]:
-        nonlocal last
-        for member in archive:
-            last = member.name
-            if member.isreg():
-                yield last, None
-        last = ""
-
+    cut: list[str] = []
     try:
         with tarfile.open(fileobj=file) as archive:
-            keys = [key for key, _ in samples_in(members(archive))]
-            if last:
-                return keys, f"it ends in the middle of {last}; copy it again"
+            keys = [key for key, _ in samples_in((member.name, None) for member in _whole_members(archive, cut))]
+            if cut:
+                return keys, f"it ends in the middle of {cut[0]}; copy it again"
             archive.fileobj.seek(archive.offset)
             closed = archive.fileobj.read(tarfile.BLOCKSIZE) == tarfile.NUL * tarfile.BLOCKSIZE
             return keys, None if closed else "it ends without a tar's last block; copy it again if files are missing"
     except (tarfile.TarError, EOFError) as error:
         return [], f"it is no tar: {error}"
+
+
+def _whole_members(archive: tarfile.TarFile, cut: list[str]) -> Iterator[tarfile.TarInfo]:
+    """The files of a tar whose bytes are all there; `cut` takes the name of one whose are not."""
+    last = None
+    try:
+        for member in archive:
+            if last is not None:
+                yield last
+            last = member if member.isreg() else None
+    except (tarfile.TarError, EOFError):
+        archive.fileobj.seek(0, os.SEEK_END)
+        if last is not None and last.offset_data + last.size > archive.fileobj.tell():
+            cut.append(last.name)
+            last = None
+    if last is not None:
+        yield last
 
 
 def _decoded(suffix: str, content: bytes) -> Any:
@@ -127,7 +135,7 @@ def rows_in(file: BinaryIO, suffixes: Collection[str]) -> Iterator[dict[str, Any
     """The rows of a tar in some of its columns; files of others are passed over."""
     wanted = tuple(suffixes)
     with tarfile.open(fileobj=file) as archive:
-        members = ((member.name, member) for member in archive if member.isreg())
+        members = ((member.name, member) for member in _whole_members(archive, []))
         for key, files in samples_in(members):
             own = {name: archive.extractfile(member).read() for name, member in files.items() if name in wanted}
             yield {name: _decoded(name, content) for name, content in own.items()} | {"__key__": key}

@@ -11,6 +11,7 @@ from .cider_d import cider_d
 from .inputs import check
 from .rouge_l import rouge_l
 from .tokenizer import tokenize
+from .unspaced import warn_of_unspaced
 from .vqa_accuracy import vqa_accuracy
 
 METRICS: dict[str, Callable] = {"bleu": bleu, "rouge_l": rouge_l, "cider_d": cider_d}
@@ -66,6 +67,8 @@ def _measure(
     for name in names:
         _check_name(name)
     check(predictions, references)
+    if any(name in METRICS for name in names):
+        warn_of_unspaced(references)
     written = predictions, references
     tokenised = _tokenised(predictions, references) if any(name in METRICS for name in names) else written
     return [METRICS[name](*tokenised) if name in METRICS else ANSWER_METRICS[name](*written) for name in names]

@@ -5,7 +5,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from samples import TEXTS
 
-from captioner import CaptionerConfig, CaptionerProcessor
+from captioner import CaptionerConfig, CaptionerProcessor, load
 from captioner.adopt.vocabulary import TOKENIZER_KINDS, train_tokenizer
 
 
@@ -31,10 +31,53 @@ def test_trained_tokenizers_have_the_ids_of_the_default_config(kind):
 def test_word_tokenizers_split_punctuation_and_decode_with_single_spaces():
     tokenizer = train_tokenizer(TEXTS * 2, kind="word")
     processor = CaptionerProcessor(None, tokenizer)
-    assert processor.decode(tokenizer("A  red DOG,a cat!")["input_ids"]) == "a red dog , a cat !"
+    ids = tokenizer("A  red DOGS, a cat!")["input_ids"]
+    assert len(ids) == 7
+    assert processor.decode(ids) == "a red dogs, a cat!"
     assert tokenizer("zebra")["input_ids"] == [3]
     cased = train_tokenizer(TEXTS * 2, kind="word", lowercase=False)
     assert cased.decode(cased("Anna a")["input_ids"]) == "Anna a"
+
+
+SPELT = [
+    "a man's dog, isn't it",
+    "a man ' s dog , isn ' t it .",
+    'he said: "hi (there)"! - 3.5%…',
+    "two-year-old twins/boys & girls",
+    "’tis the dogs’ bowl; l'été d'Anna",
+    "一只狗，在草地上奔跑 abc狗b 3只",
+    "ドッグが走る。 犬",
+    "หมากำลังวิ่ง ในสวน",
+    "￭ a￭b",
+]
+
+
+@pytest.mark.parametrize("text", SPELT)
+def test_word_tokenizers_write_what_they_learned(text):
+    tokenizer = train_tokenizer([text], kind="word", min_frequency=1, lowercase=False)
+    processor = CaptionerProcessor(None, tokenizer, max_caption_length=100)
+    labels = processor(captions=text)["labels"]
+    assert processor.batch_decode(labels) == [" ".join(text.replace("￭", "").split())]
+    assert tokenizer.unk_token_id not in labels
+
+
+@given(st.text(st.characters(exclude_categories=("Cs", "Cc", "Cf", "Co", "Cn")), min_size=1))
+def test_word_tokenizers_write_any_text_that_they_learned(text):
+    tokenizer = train_tokenizer([text], kind="word", min_frequency=1)
+    processor = CaptionerProcessor(None, tokenizer, max_caption_length=1000)
+    normal = tokenizer.backend_tokenizer.normalizer.normalize_str(text).replace("￭", "")
+    assert processor.batch_decode(processor(captions=text)["labels"]) == [normal]
+
+
+def test_every_letter_of_a_script_without_spaces_is_a_word():
+    tokenizer = train_tokenizer(["一只狗", "狗在 abc"], kind="word", min_frequency=1)
+    assert tokenizer.convert_ids_to_tokens(tokenizer("一只狗 abc")["input_ids"]) == ["一", "￭只", "￭狗", "abc"]
+
+
+def test_word_tokenizers_of_older_checkpoints_decode_as_they_did():
+    shipped = load("scenes-concatenated")[1]
+    ids = shipped.tokenizer("the red circle anna is left of the star")["input_ids"]
+    assert shipped.decode(ids) == "the red circle anna is left of the star"
 
 
 @pytest.mark.parametrize(
