@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 import typer
 from rich.markup import escape
 
-from ..base import WriteError, errors, leave, replacing, starts_with
+from ..base import FailureError, WriteError, errors, leave, replacing, starts_with
 
 LOOKED_AT = 1000  # lines of a file that say what made it
 # Of pages that version 0.1.0 made.
@@ -43,7 +43,7 @@ def teaching(command: Callable) -> Callable:
 def _explained() -> Iterator[None]:
     try:
         yield
-    except WriteError as error:
+    except (WriteError, FailureError) as error:
         fail(str(error), code=1)
     except ValueError as error:
         if not type(error).__module__.startswith("captioner."):

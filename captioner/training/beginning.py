@@ -11,6 +11,7 @@ from typing import Any
 
 from ..base import OccupiedError, Processes, Settings, SettingsError, check_replaceable, say
 from .checkpoints import STATE, CheckpointError, checkpoints, step_of
+from .feature_store import STORE
 
 WEIGHTS = ("best", "last")
 WRITTEN = ("metrics.jsonl", "settings.yaml", "bad_data.jsonl")  # beside the weights and checkpoints of a run
@@ -78,7 +79,7 @@ def _check_places(settings: Settings) -> None:
         for other, place in (written | read).items():
             if other != name and own is not None and place is not None and _same(own, place):
                 raise SettingsError(f"`{name}` and `{other}` are both {own}; give `{name}` a folder of its own")
-    if data.feature_store is not None and not (Path(data.feature_store) / "store.json").exists():
+    if data.feature_store is not None and not (Path(data.feature_store) / STORE).exists():
         check_replaceable(Path(data.feature_store))
 
 

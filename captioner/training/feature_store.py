@@ -7,6 +7,7 @@ replaced under the same id is not noticed. Knows nothing about decoders.
 import hashlib
 import json
 import os
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
@@ -17,12 +18,13 @@ import torch
 from accelerate import Accelerator
 from torch.utils.data import DataLoader, Subset
 
-from ..base import progress, say, whole
+from ..base import Processes, explaining, one_line, progress, say, unfinished_place, whole
 from ..cpu import wide_products
 from ..data import UNREADABLE as UNREADABLE_IMAGE
 from ..data import Bad, Batch, CaptionDataset, Collator, EvaluationCollator, Sample, Split
 from ..model import Captioner, CaptionerProcessor
 
+STORE = "store.json"
 UNREADABLE, ABSENT, PRESENT = range(3)  # what an image is; the first is left out of training
 
 
@@ -33,31 +35,70 @@ class FeatureStoreError(ValueError):
 class FeatureStore:
     """Features (S, D_image) of each sample of a split, read as they are needed.
 
+    Each process of the run that made it wrote a part with every n-th sample: `features.npy` (samples, S, D_image) and
+    `images.npy` (samples,), or files of the part's number where there are several.
+
     Args:
-        directory: `features.npy` (samples, S, D_image), `images.npy` (samples,) and `store.json`.
+        directory: of the parts and `store.json`.
         fingerprint: that the store must have.
 
     Raises:
-        FeatureStoreError: another fingerprint.
+        FeatureStoreError: no store, another fingerprint, or a part that is not there.
     """
 
     def __init__(self, directory: Path, fingerprint: str):
-        found = json.loads((directory / "store.json").read_text())["fingerprint"]
+        found, self.parts = _facts(directory)
         if found != fingerprint:
             raise FeatureStoreError(
                 f"the feature store {directory} was made by another image encoder or for other samples "
                 f"({found[:12]}, not {fingerprint[:12]}); remove it, or set another `data.feature_store`"
             )
         self.directory = directory
-        self.images = np.load(directory / "images.npy")
-        self.features = np.load(directory / "features.npy", mmap_mode="r")
+        parts = [_open(directory, "images", part, self.parts) for part in range(self.parts)]
+        self.images = np.empty(sum(map(len, parts)), np.uint8)
+        for part, own in enumerate(parts):
+            self.images[part :: self.parts] = own
+        self.features = self._features()
+
+    def _features(self) -> list[np.ndarray]:
+        return [_open(self.directory, "features", part, self.parts) for part in range(self.parts)]
+
+    def rows(self, places: Sequence[int]) -> np.ndarray:
+        """The features (B, S, D_image) of B samples, by their places in the split."""
+        return np.stack([self.features[place % self.parts][place // self.parts] for place in places])
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"directory": self.directory, "images": self.images}
+        return {"directory": self.directory, "parts": self.parts, "images": self.images}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self.features = np.load(self.directory / "features.npy", mmap_mode="r")
+        self.features = self._features()
+
+
+def _facts(directory: Path) -> tuple[str, int]:
+    """The fingerprint of a store, and of how many parts it is."""
+    try:
+        facts = json.loads((directory / STORE).read_text())
+        return str(facts["fingerprint"]), int(facts.get("parts", 1))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise FeatureStoreError(
+            f"{directory} is no feature store: {STORE} cannot be read ({one_line(error)}); set another "
+            "`data.feature_store`"
+        ) from error
+
+
+def _file(name: str, part: int, parts: int) -> str:
+    return f"{name}.npy" if parts == 1 else f"{name}-{part}-of-{parts}.npy"
+
+
+def _open(directory: Path, name: str, part: int, parts: int) -> np.ndarray:
+    try:
+        return np.load(directory / _file(name, part, parts), mmap_mode="r")
+    except (OSError, ValueError) as error:
+        raise FeatureStoreError(
+            f"the feature store {directory} cannot be read ({one_line(error)}); it must be whole, in a folder that all "
+            "processes share: remove it, or set another `data.feature_store`"
+        ) from error
 
 
 class StoredCollator:
@@ -80,7 +121,7 @@ class StoredCollator:
         samples = [sample for sample in samples if states[sample["index"]] != UNREADABLE] or unreadable[:1]
         rows = [sample["index"] for sample in samples]
         mask = [states[sample["index"]] == PRESENT and sample.get("image") is not None for sample in samples]
-        batch["pixel_values"] = torch.from_numpy(self.store.features[rows])
+        batch["pixel_values"] = torch.from_numpy(self.store.rows(rows))
         return batch if all(mask) else batch | {"image_mask": torch.tensor(mask)}
 
 
@@ -112,13 +153,17 @@ def open_store(
         WriteError: the disk is full.
     """
     own = features_fingerprint(model, processor, samples)
-    if not (directory / "store.json").exists():
+    processes = Processes()
+    if not processes.first((directory / STORE).exists()):
         say(f"encoding {len(samples)} images once, into {directory}")
-        main, beside = accelerator.is_main_process, directory.with_name(directory.name + ".new")
-        with whole(directory) if main else nullcontext(beside) as fresh:
-            if main:
-                _reserve(fresh, len(samples), model, processor)
+        main = accelerator.is_main_process
+        with whole(directory) if main else nullcontext(unfinished_place(directory)) as fresh:
             accelerator.wait_for_everyone()
+            if not fresh.is_dir():
+                raise FeatureStoreError(
+                    f"process {processes.rank} does not see {fresh}, which the first one made; set a "
+                    "`data.feature_store` that all processes share"
+                )
             mine = range(accelerator.process_index, len(samples), accelerator.num_processes)
             loader = DataLoader(
                 Subset(CaptionDataset(samples), mine),
@@ -126,39 +171,57 @@ def open_store(
                 num_workers=workers,
                 collate_fn=EvaluationCollator(processor, ["image"]),
             )
-            _encode(fresh, loader, model, accelerator.device)
+            part = _Part.reserved(fresh, len(mine), accelerator, model, processor)
+            part.fill(loader, model, accelerator.device)
             accelerator.wait_for_everyone()
             if main:
-                (fresh / "store.json").write_text(json.dumps({"fingerprint": own}))
+                (fresh / STORE).write_text(json.dumps({"fingerprint": own, "parts": accelerator.num_processes}))
         accelerator.wait_for_everyone()
     return FeatureStore(directory, own)
 
 
-def _reserve(directory: Path, samples: int, model: Captioner, processor: CaptionerProcessor) -> None:
-    """Files of the full size, whose space on the disk is taken now: a memory map cannot report a full disk."""
-    size = processor.image_settings
-    with torch.inference_mode():
-        one = model.encoder.image.eval()(torch.zeros(1, 3, size.height, size.width))
-    sizes = {"features.npy": ((samples, *one.shape[1:]), np.float32), "images.npy": ((samples,), np.uint8)}
-    for name, (shape, kind) in sizes.items():
-        array = np.lib.format.open_memmap(directory / name, "w+", kind, shape)
-        if hasattr(os, "posix_fallocate"):  # not on macOS and Windows
-            with open(directory / name, "r+b") as file:
-                os.posix_fallocate(file.fileno(), 0, array.offset + array.nbytes)
+class _Part:
+    """What one process writes of a store: no two write to one file, which a network disk may lose.
 
+    Args:
+        features: (samples, S, D_image), mapped.
+        images: (samples,), mapped.
+        parts: of the store.
+    """
 
-@torch.inference_mode()
-def _encode(directory: Path, loader: DataLoader, model: Captioner, device: torch.device) -> None:
-    encoder = model.encoder.image.to(device).eval()
-    features = np.load(directory / "features.npy", mmap_mode="r+")
-    images = np.load(directory / "images.npy", mmap_mode="r+")
-    for batch in progress(loader, "encoding"):
-        rows = np.array([sample["index"] for sample in batch["samples"]])
-        present = batch.get("image_mask", torch.ones(len(rows), dtype=torch.bool))
-        images[rows] = np.where(present.numpy(), PRESENT, ABSENT)
-        if present.any():
-            with wide_products(device):
-                found = encoder(batch["pixel_values"][present].to(device))
-            features[rows[present.numpy()]] = found.float().cpu().numpy()
-    features.flush()
-    images.flush()
+    def __init__(self, features: np.ndarray, images: np.ndarray, parts: int):
+        self.features, self.images, self.parts = features, images, parts
+
+    @classmethod
+    def reserved(
+        cls, directory: Path, samples: int, accelerator: Accelerator, model: Captioner, processor: CaptionerProcessor
+    ) -> "_Part":
+        """Files of the full size, whose space on the disk is taken now: a memory map cannot report a full disk."""
+        size, parts = processor.image_settings, accelerator.num_processes
+        with torch.inference_mode():
+            one = model.encoder.image.eval()(torch.zeros(1, 3, size.height, size.width))
+        sizes = {"features": ((samples, *one.shape[1:]), np.float32), "images": ((samples,), np.uint8)}
+        arrays = []
+        for name, (shape, kind) in sizes.items():
+            file = directory / _file(name, accelerator.process_index, parts)
+            with explaining(file):
+                arrays.append(np.lib.format.open_memmap(file, "w+", kind, shape))
+                if hasattr(os, "posix_fallocate"):  # not on macOS and Windows
+                    with file.open("r+b") as handle:
+                        os.posix_fallocate(handle.fileno(), 0, arrays[-1].offset + arrays[-1].nbytes)
+        return cls(*arrays, parts)
+
+    @torch.inference_mode()
+    def fill(self, loader: DataLoader, model: Captioner, device: torch.device) -> None:
+        """Encode the images of a loader, each of which has its `index` in the split."""
+        encoder = model.encoder.image.to(device).eval()
+        for batch in progress(loader, "encoding"):
+            rows = np.array([sample["index"] for sample in batch["samples"]], dtype=np.int64) // self.parts
+            present = batch.get("image_mask", torch.ones(len(rows), dtype=torch.bool))
+            self.images[rows] = np.where(present.numpy(), PRESENT, ABSENT)
+            if present.any():
+                with wide_products(device):
+                    found = encoder(batch["pixel_values"][present].to(device))
+                self.features[rows[present.numpy()]] = found.float().cpu().numpy()
+        self.features.flush()
+        self.images.flush()

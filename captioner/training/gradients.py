@@ -13,8 +13,9 @@ import torch
 from accelerate import Accelerator, DistributedType
 from accelerate.utils.memory import should_reduce_batch_size
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
-from ..base import SettingsError, say
+from ..base import SettingsError, say, some
 from ..cpu import wide_products
 from ..data import Batch
 from .objectives import Objective
@@ -25,8 +26,9 @@ SHARDED = (DistributedType.FSDP, DistributedType.DEEPSPEED)
 class Gradients:
     """Accumulates the gradients of steps; after an out-of-memory error it works on smaller pieces from then on.
 
-    Pieces change no result but a batch norm's statistics. Sharded models cannot be cut on one process alone, and a
-    process that fails while gradients are exchanged cannot take that back: both stop with the remedy.
+    Pieces change no result but a batch norm's statistics. Nothing is exchanged before the last backward pass, so that
+    one process of several may cut its share alone. Sharded models cannot be cut on one process alone, and a process
+    that fails while gradients are exchanged cannot take that back: both stop with the remedy.
 
     Args:
         parts: into how many pieces each micro-batch is cut at first.
@@ -41,32 +43,62 @@ class Gradients:
 
         DDP averages gradients over processes, so each summed loss is scaled by their number over the global tokens.
         """
-        micro_batches = [self.objective.prepare(batch) for batch in micro_batches]
-        tokens = sum((batch["labels"] != -100).sum() for batch in micro_batches)
-        tokens = self.accelerator.reduce(tokens, reduction="sum").clamp(min=1)  # none where nothing could be read
-        total = None
+        tokens = total = None
         while total is None:
             try:
-                total = self._accumulate(micro_batches, tokens)
+                pieces = [self._prepared(piece) for batch in micro_batches for piece in split(batch, self.parts)]
+                tokens = self._shared_tokens(pieces) if tokens is None else tokens
+                total = self._accumulate(pieces, tokens)
             except RuntimeError as error:
                 self._make_room(error, max(map(_images, micro_batches)))
         return self.accelerator.reduce(total, reduction="sum") / tokens
 
-    def _accumulate(self, micro_batches: list[Batch], tokens: Tensor) -> Tensor:
+    def _prepared(self, piece: Batch) -> Batch:
+        with self.accelerator.autocast():
+            return self.objective.prepare(piece)
+
+    def _shared_tokens(self, pieces: list[Batch]) -> Tensor:
+        """Supervised tokens of the global batch; 1 where nothing could be read."""
+        tokens = sum((piece["labels"] != -100).sum() for piece in pieces)
+        return self.accelerator.reduce(tokens, reduction="sum").clamp(min=1)
+
+    def _accumulate(self, pieces: list[Batch], tokens: Tensor) -> Tensor:
         """The summed loss of this process's pieces; the last backward pass exchanges gradients."""
         total = torch.zeros((), device=self.accelerator.device)
-        pieces = [piece for batch in micro_batches for piece in split(batch, self.parts)]
         for i, piece in enumerate(pieces):
             last = i + 1 == len(pieces)
-            exchange = nullcontext() if last else self.accelerator.no_sync(self.model)
-            with exchange:
-                with self._products():
+            with nullcontext() if last and not self._late else self.accelerator.no_sync(self.model):
+                with self._products(), self.accelerator.autocast():
                     summed = self.objective.loss(self.model, piece)
-                self._exchanging = last and self.accelerator.num_processes > 1
-                self.accelerator.backward(summed * self.accelerator.num_processes / tokens)
+                if last and self.accelerator.num_processes > 1:
+                    summed = summed + self._touched(piece)
+                scaled = summed * self.accelerator.num_processes / tokens
+                if not last:
+                    self.accelerator.backward(scaled)
             total += summed.detach()
+        self._exchanging = self.accelerator.num_processes > 1
+        with self.accelerator.trigger_sync_in_backward(self.model):
+            self.accelerator.backward(scaled)
         self._exchanging = False
         return total
+
+    @property
+    def _late(self) -> bool:
+        """Whether the exchange can be asked for after the forward pass, as of replicas."""
+        return isinstance(self.model, DistributedDataParallel)
+
+    def _touched(self, piece: Batch) -> Tensor | float:
+        """0, to which every trained weight belongs where a piece lacks a modality: replicas wait for each gradient."""
+        config = self.accelerator.unwrap_model(self.model).config
+        absent = [name for name in config.modalities if config.inputs[name][0] not in piece]
+        if not absent:
+            return 0.0
+        if not self._late:
+            raise SettingsError(
+                f"a batch has no {some(absent)} in any sample, which weights that are shared out over processes cannot "
+                "take; use configs/accelerate/ddp.yaml, or larger batches"
+            )
+        return sum(0.0 * p.flatten()[:1].sum() for p in self.model.parameters() if p.requires_grad)
 
     def _products(self) -> AbstractContextManager:
         sharded = self.accelerator.distributed_type in SHARDED

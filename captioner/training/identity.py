@@ -11,6 +11,7 @@ from typing import Any
 from ..model import Captioner, CaptionerProcessor
 from .checkpoints import CheckpointError
 
+VOCABULARY = "vocabulary"
 FREE = ("dropout", "drop_path", "pretrained", "transformers_version", "dtype", "_name_or_path", "architectures")
 
 
@@ -18,7 +19,7 @@ def identity(model: Captioner, processor: CaptionerProcessor, lora: dict[str, An
     """What must be the same in a run that goes on, as JSON holds it."""
     words = json.dumps(processor.tokenizer.get_vocab(), sort_keys=True)
     shape = {f"model.{key}": value for key, value in _flat(model.config.to_dict())}
-    facts = {**shape, "training.lora": lora, "vocabulary": hashlib.sha256(words.encode()).hexdigest()[:16]}
+    facts = {VOCABULARY: hashlib.sha256(words.encode()).hexdigest()[:16], **shape, "training.lora": lora}
     return json.loads(json.dumps(facts, default=str))
 
 
@@ -32,8 +33,8 @@ def check_identity(then: dict[str, Any], now: dict[str, Any], step: int) -> None
     if other is None:
         return
     what = f"`{other}` is {now.get(other)!r}, but was {then.get(other)!r}"
-    if other == "vocabulary":
-        what = "the vocabulary that the captions and contexts of the training split give is another than"
+    if other == VOCABULARY:
+        what = "the vocabulary, which the texts of the training split and `data.tokenizer` give, is another than"
     raise CheckpointError(
         f"{what} when checkpoint-{step} was written; a run goes on with the captioner that it began with: bring that "
         "back, or begin another run with `model.init_from` and another `training.output_dir`"

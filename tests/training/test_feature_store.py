@@ -1,6 +1,8 @@
 """Training from stored features is training from the images, without opening one of them again."""
 
+import json
 import os
+import pickle
 
 import numpy as np
 import pytest
@@ -13,7 +15,14 @@ from captioner.base import SettingsError, WriteError
 from captioner.data import CaptionDataset, Collator, EvaluationCollator
 from captioner.model import ImageEncoder
 from captioner.training import train
-from captioner.training.feature_store import FeatureStoreError, StoredCollator, features_fingerprint, open_store
+from captioner.training.feature_store import (
+    PRESENT,
+    FeatureStore,
+    FeatureStoreError,
+    StoredCollator,
+    features_fingerprint,
+    open_store,
+)
 
 FROZEN = ["training.image_encoder_learning_rate=0", "data.modality_dropout={image: 0.2, context: 0.2}"]
 
@@ -56,12 +65,21 @@ def test_a_store_is_made_once_and_images_are_not_encoded_again(run, tmp_path, mo
     assert [len(shape) for shape in seen] == [3, 3, 4]  # two steps, one validation
 
 
-def test_two_processes_make_the_store_that_one_makes(run, tmp_path):
+def test_two_processes_make_the_store_that_one_makes_each_in_files_of_its_own(run, tmp_path):
     options = [*TINY, *FROZEN, f"data.feature_store={tmp_path / 'store'}", f"training.output_dir={tmp_path / 'run'}"]
     launch("train.py", "--config", "configs/scenes.yaml", *options, "training.max_steps=1")
-    one, two = (np.load(directory / "store/features.npy") for directory in (run, tmp_path))
-    np.testing.assert_allclose(one, two, atol=1e-5)
-    assert (run / "store/store.json").read_text() == (tmp_path / "store/store.json").read_text()
+    facts = [json.loads((directory / "store/store.json").read_text()) for directory in (run, tmp_path)]
+    assert [own.pop("parts") for own in facts] == [1, 2]
+    assert facts[0] == facts[1]
+    one, two = (FeatureStore(directory / "store", facts[0]["fingerprint"]) for directory in (run, tmp_path))
+    assert len(list((tmp_path / "store").glob("*-of-2.npy"))) == 4
+    assert one.images.tolist() == two.images.tolist() == [PRESENT] * 64
+    np.testing.assert_allclose(one.rows(range(64)), two.rows(range(64)), atol=1e-5)
+    copy = pickle.loads(pickle.dumps(two))
+    assert np.array_equal(copy.rows([63, 0]), two.rows([63, 0]))
+    (tmp_path / "store/features-1-of-2.npy").unlink()
+    with pytest.raises(FeatureStoreError, match="it must be whole, in a folder that all processes share"):
+        FeatureStore(tmp_path / "store", facts[0]["fingerprint"])
 
 
 def test_another_encoder_or_split_is_refused(run, tmp_path):
