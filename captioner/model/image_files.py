@@ -123,7 +123,8 @@ def _recognised(file: BinaryIO, name: str | bytes, most: int) -> ImageFile.Image
                 file.seek(0)
                 return open_as(file, name)
         except NO_SUCH_FORMAT as error:
-            damage = damage or (None if form == "TGA" else f"the header of this {form} is damaged: {error}")
+            said = error if isinstance(error, SyntaxError) else "it ends too early"
+            damage = damage or (None if form == "TGA" else f"the header of this {form} is damaged: {said}")
     heic_waits = "HEIF" not in Image.OPEN and header[4:8] == b"ftyp" and header[8:12] in HEIC_BRANDS
     raise ValueError(NEEDS_EXTRA if heic_waits else damage or _unknown(header))
 
@@ -180,7 +181,7 @@ def _unknown(header: bytes) -> str:
     start = header.lstrip().lower()
     known = [name for name, starts in NO_IMAGES.items() if start.startswith(starts)]
     known += [form for form, (_, accepts) in Image.OPEN.items() if form not in FORMATS and _accepted(accepts, header)]
-    return _refused(known[0]) if known else "it is not in an image format that Pillow reads"
+    return _refused(" or ".join(known)) if known else "it is not in an image format that Pillow reads"
 
 
 def _accepted(accepts: Callable[[bytes], bool | str] | None, header: bytes) -> bool:

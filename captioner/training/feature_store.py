@@ -131,6 +131,7 @@ def open_store(
             if main:
                 (fresh / "store.json").write_text(json.dumps({"fingerprint": own}))
         accelerator.wait_for_everyone()
+    model.encoder.image.expect_features(processor.image_settings.height, processor.image_settings.width)
     return FeatureStore(directory, own)
 
 
