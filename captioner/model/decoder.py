@@ -8,11 +8,12 @@ from torch import Tensor, nn
 from transformers import EncoderDecoderCache
 from transformers.masking_utils import create_causal_mask
 from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.utils.import_utils import is_tracing
 
 from .configuration import CaptionerConfig, DecoderConfig
 from .layers import activation, norm, residual
 from .memory import Memory
-from .positions import POSITIONS, Rotation
+from .positions import POSITIONS, Rotation, positions_under
 from .self_attention import SelfAttention
 
 
@@ -103,15 +104,16 @@ class Decoder(nn.Module):
     ) -> Tensor:
         """Token ids (N, T) and a memory of B rows → states before the vocabulary head, (N, T or `logits_to_keep`, D).
 
-        `positions` (T,) says where in its caption each token stands, for rows that do not hold one caption from left
-        to right; such rows need an `attention_mask` (N, 1, T, S) of their own too. None: after what the cache holds.
+        `positions` (T,) or (N, T) says where in its caption each token stands, for rows that do not hold one caption
+        from left to right; such rows need an `attention_mask` (N, 1, T, S) of their own too. None: after what the cache
+        holds, padding on the left, as an `attention_mask` (N, past + T) shows it, not counted.
 
         Raises:
             ValueError: more tokens than `max_positions`, or rows that are no multiple of the memory's.
         """
         self._check_rows(input_ids, memory)
         if positions is None:
-            positions = self._next_positions(input_ids, cache)
+            positions = self._next_positions(input_ids, cache, attention_mask)
         x = self.position_embedding.place(self.token_embedding(input_ids), positions)
         x = self.dropout(self.embedding_norm(x))
         rotation = self.position_embedding.rotation(x, positions)
@@ -125,13 +127,19 @@ class Decoder(nn.Module):
             x = block(x, mask, memory, rotation, cache=cache)
         return self.head_transform(self.final_norm(x[:, -logits_to_keep:]))
 
-    def _next_positions(self, input_ids: Tensor, cache: EncoderDecoderCache | None) -> Tensor:
+    def _next_positions(
+        self, input_ids: Tensor, cache: EncoderDecoderCache | None, mask: Tensor | None = None
+    ) -> Tensor:
+        """(T,), or (N, T) where a row has padding on the left."""
         past = 0 if cache is None else cache.get_seq_length()
         if past + input_ids.shape[1] > self.config.max_positions:
             raise ValueError(
                 f"a caption may have {self.config.max_positions} tokens (`decoder.max_positions`), but has "
                 f"{past + input_ids.shape[1]}; shorten it, or lower `max_new_tokens`"
             )
+        per_row = isinstance(mask, Tensor) and mask.ndim == 2
+        if per_row and (is_tracing(input_ids) or not mask[:, 0].all()):
+            return positions_under(mask, input_ids.shape[1])
         return torch.arange(input_ids.shape[1], device=input_ids.device) + past
 
     def _check_rows(self, input_ids: Tensor, memory: Memory | None) -> None:

@@ -15,7 +15,7 @@ from .context_encoder import ContextEncoder
 from .image_encoder import ImageEncoder
 from .memory import Memory
 from .memory_options import RESAMPLER
-from .modality_encoders import build_modality_encoder, tied_weights
+from .modality_encoders import build_modality_encoder, in_precision_of, tied_weights
 from .reduction import Pool, Resampler, nearest_grid
 from .windows import Windows
 
@@ -123,7 +123,7 @@ class Encoders(nn.Module):
         states = self.projections["image"](self.image(pixels))
         if self.pool is None:
             return states
-        height, width = pixels.shape[-2:] if pixels.ndim == 4 else (1, 1)
+        height, width = pixels.shape[-2:] if pixels.ndim == 4 else self.image.picture
         return self.pool(states, nearest_grid(self.image.prefix, states.shape[1], height, width))
 
     def _encode_context(self, ids: Tensor, mask: Tensor | None, name: str) -> tuple[Tensor, Tensor]:
@@ -136,6 +136,7 @@ class Encoders(nn.Module):
         if mask is None:
             mask = torch.ones(len(values), dtype=torch.bool, device=values.device)
         mask = mask.bool().view(len(values), -1).expand(values.shape[:2])
+        values = in_precision_of(values, self.further[name], self.projections[name], self)
         rows = rows_to_encode(mask.any(dim=1), values.device)
         states, encoded_mask = self.further[name](values[rows], mask[rows])
         return scatter_rows(self.projections[name](states), rows), scatter_rows(encoded_mask, rows)

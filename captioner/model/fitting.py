@@ -9,7 +9,8 @@ from typing import Protocol
 from transformers import PreTrainedTokenizerBase as AnyTokenizer
 
 from .configuration import CaptionerConfig
-from .image_settings import ImageSettings, two_sides
+from .image_options import two_sides
+from .image_settings import ImageSettings
 from .modality_inputs import ModalityInput
 
 

@@ -9,9 +9,11 @@ from functools import partial
 from itertools import pairwise
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
-from .image_options import timm_settings, with_architecture
+from .image_options import timm_settings, two_sides, with_architecture
+from .modality_encoders import in_precision_of
 
 PROCESSOR_KEYS = ("mean", "std", "interpolation", "crop_pct", "crop_mode")
 
@@ -101,12 +103,25 @@ def _stem_options(stem: str, size: int | None, options: dict[str, Any]) -> dict[
 
 
 class ImageEncoder(nn.Module):
-    """A timm backbone whose features come out as tokens, whatever their layout."""
+    """A timm backbone whose features come out as tokens, whatever their layout.
+
+    Attributes:
+        picture: height and width of the pictures that it sees: by its configuration, else by timm's.
+        stored: whether features are expected in the place of pixels, made of pictures of that size.
+    """
 
     def __init__(self, image_encoder: dict[str, Any]):
         super().__init__()
         self.backbone = build_backbone(image_encoder)
         self.width = self.backbone.num_features
+        size = with_architecture(image_encoder).get("image_size")
+        self.picture = two_sides(size or self.backbone.pretrained_cfg["input_size"][1:])
+        self.stored = False
+        self._tokens: int | None = None
+
+    def expect_features(self, height: int, width: int) -> None:
+        """Say that features come from a store that this encoder made of pictures of this size."""
+        self.picture, self.stored = (height, width), True
 
     @property
     def prefix(self) -> int:
@@ -116,9 +131,15 @@ class ImageEncoder(nn.Module):
     def forward(self, pixel_values: Tensor) -> Tensor:
         """(B, 3, H, W) → (B, S, D_image): prefix tokens and patches of a ViT, the cells of a feature map.
 
-        What comes in as (B, S, D_image) are features already, from a store; they go out as they are.
+        What comes in as (B, S, D_image) are features already, from a store; they go out as they are. Either comes in
+        the precision of the weights.
+
+        Raises:
+            ValueError: three dimensions, but not those of features: one image that is no batch.
         """
+        pixel_values = in_precision_of(pixel_values, self.backbone)
         if pixel_values.ndim == 3:
+            self._check_features(pixel_values.shape)
             return pixel_values
         features = self.backbone.forward_features(pixel_values)
         if isinstance(features, tuple):
@@ -130,6 +151,28 @@ class ImageEncoder(nn.Module):
         if features.shape[1] <= prefix:
             return self._last_map(pixel_values)
         return features
+
+    def _check_features(self, shape: torch.Size) -> None:
+        """Features of another encoder, or a picture alone (3, H, W), are none of ours."""
+        tokens = shape[1] if self.stored else self._count_tokens()
+        if shape[1:] != (tokens, self.width) or (not self.stored and shape == (3, *self.picture)):
+            height, width = self.picture
+            raise ValueError(
+                f"`pixel_values` must be (B, 3, {height}, {width}), or stored features (B, {tokens}, {self.width}), "
+                f"but are {tuple(shape)}; one image goes in as `pixel_values[None]`"
+            )
+
+    @torch.no_grad()
+    def _count_tokens(self) -> int:
+        """S: looked up once, on a blank picture, while no layer is in training."""
+        if self._tokens is None:
+            training = [module for module in self.backbone.modules() if module.training]
+            self.backbone.eval()
+            blank = torch.zeros(1, 3, *self.picture, device=next(self.backbone.parameters()).device)
+            self._tokens = self.forward(blank).shape[1]
+            for module in training:
+                module.training = True
+        return self._tokens
 
     def _last_map(self, pixel_values: Tensor) -> Tensor:
         """For backbones that hand out only their class token: the last feature map, (B, P, D_image)."""

@@ -21,6 +21,9 @@ from PIL.IcoImagePlugin import IcoFile
 FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "DIB", "TIFF", "PPM", "JPEG2000", "AVIF", "HEIF", "ICO", "TGA")
 OPENED_ELSEWHERE = (*FORMATS, "MPO", None)  # what Pillow says of an image that was opened, or made
 MAX_PIXELS = 120_000_000  # decoded, a gigabyte; above what one shot of a phone or a medium format camera has
+TOO_LARGE = (
+    "make it smaller, or raise the limit: `--max-pixels` of `captioner caption`, `processor.max_pixels` in Python"
+)
 HEADER = 24  # bytes that tell a format, and the size of a PNG
 PNG_START = b"\x89PNG\r\n\x1a\n"
 HEIC_BRANDS = (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1")
@@ -62,10 +65,7 @@ def check_pixels(size: tuple[int, int], most: int = MAX_PIXELS) -> None:
     if min(size) < 1:
         raise ValueError(f"it is {width} pixels wide and {height} high, so there is nothing to see; leave it out")
     if pixels > most:
-        raise ValueError(
-            f"it has {width} × {height} = {pixels:,} pixels, and at most {most:,} are read; make it smaller, or raise "
-            "the limit: `--max-pixels` of `captioner caption`, `processor.max_pixels` in Python"
-        )
+        raise ValueError(f"it has {width} × {height} = {pixels:,} pixels, and at most {most:,} are read; {TOO_LARGE}")
     if Image.MAX_IMAGE_PIXELS is not None and pixels > 2 * Image.MAX_IMAGE_PIXELS:
         Image.MAX_IMAGE_PIXELS = most
 
@@ -123,7 +123,8 @@ def _recognised(file: BinaryIO, name: str | bytes, most: int) -> ImageFile.Image
                 file.seek(0)
                 return open_as(file, name)
         except NO_SUCH_FORMAT as error:
-            damage = damage or (None if form == "TGA" else f"the header of this {form} is damaged: {error}")
+            said = error if isinstance(error, SyntaxError) else "it ends too early"
+            damage = damage or (None if form == "TGA" else f"the header of this {form} is damaged: {said}")
     heic_waits = "HEIF" not in Image.OPEN and header[4:8] == b"ftyp" and header[8:12] in HEIC_BRANDS
     raise ValueError(NEEDS_EXTRA if heic_waits else damage or _unknown(header))
 
@@ -180,7 +181,7 @@ def _unknown(header: bytes) -> str:
     start = header.lstrip().lower()
     known = [name for name, starts in NO_IMAGES.items() if start.startswith(starts)]
     known += [form for form, (_, accepts) in Image.OPEN.items() if form not in FORMATS and _accepted(accepts, header)]
-    return _refused(known[0]) if known else "it is not in an image format that Pillow reads"
+    return _refused(" or ".join(known)) if known else "it is not in an image format that Pillow reads"
 
 
 def _accepted(accepts: Callable[[bytes], bool | str] | None, header: bytes) -> bool:

@@ -5,6 +5,7 @@ Only what shapes an architecture passes, as numbers, words and lists of them. Wh
 """
 
 import json
+from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -83,6 +84,11 @@ def _plain(value: Any) -> bool:
     if isinstance(value, list | tuple):
         return all(map(_plain, value))
     return value is None or isinstance(value, bool | int | float | str)
+
+
+def two_sides(size: int | Sequence[int]) -> tuple[int, int]:
+    """Read an image size, one number or two, as height and width."""
+    return (size, size) if isinstance(size, int) else tuple(size)
 
 
 def local_folder(name: Any) -> Path | None:

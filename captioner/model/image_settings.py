@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms.v2 import InterpolationMode, functional
 
-from .image_options import local_folder, saved_settings, timm_settings
+from .image_options import local_folder, saved_settings, timm_settings, two_sides
 from .images import pixels_of
 
 
@@ -87,11 +87,6 @@ class ImageSettings:
         numbers = (torch.tensor(values, device=pixels.device) for values in (self.mean, self.std))
         mean, std = (255 * values.view(-1, 1, 1) for values in numbers)
         return pixels.float().sub_(mean).div_(std)
-
-
-def two_sides(size: int | Sequence[int]) -> tuple[int, int]:
-    """Read an image size, one number or two, as height and width."""
-    return (size, size) if isinstance(size, int) else tuple(size)
 
 
 def _timm_data_config(name: str) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import torch
 from PIL import ExifTags, Image, ImageFile, ImageOps
 from torch import Tensor
 
-from .image_files import MAX_PIXELS, check_image, check_pixels, opened
+from .image_files import MAX_PIXELS, TOO_LARGE, check_image, check_pixels, opened
 
 CHANNELS = (1, 3, 4)
 # Values that may stand for white in a deep grey image; the first that no pixel exceeds is taken.
@@ -164,6 +164,8 @@ def _describe(source: Any) -> str:
 
 def reason(error: Exception) -> str:
     """Say in one line what went wrong."""
+    if isinstance(error, Image.DecompressionBombError):  # of a frame that Pillow meets on its way
+        return f"{str(error).partition(',')[0]}; {TOO_LARGE}"
     return " ".join((getattr(error, "strerror", None) or str(error) or type(error).__name__).split())
 
 

@@ -96,6 +96,13 @@ def build_modality_encoder(name: str, shape: dict[str, Any]) -> nn.Module:
         raise ValueError(f"`encoders.{name}` cannot be built: {error}") from error
 
 
+def in_precision_of(values: Tensor, *parts: nn.Module) -> Tensor:
+    """Floating numbers in the precision of the first weight of these parts: batches are float32, models may be half."""
+    weights = (weight for part in parts for weight in part.parameters() if weight.is_floating_point())
+    weight = next(weights, None)
+    return values if weight is None or not values.is_floating_point() else values.to(weight.dtype)
+
+
 def tied_weights(name: str, part: nn.Module) -> dict[str, str]:
     """A part's tied weights under its name here: transformers gathers them from direct children only."""
     tied = getattr(part, "all_tied_weights_keys", {})

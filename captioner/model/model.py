@@ -3,6 +3,8 @@
 A transformers model: saved, loaded and generated with as users know it. Knows nothing about text or files.
 """
 
+import warnings
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -19,6 +21,7 @@ from .head_loss import head_cross_entropy
 from .memory import Memory, SharedMemoryCache
 from .model_card import replace_generic_card
 from .modes import Gate
+from .positions import positions_under
 from .switching import switch_conditioning
 
 
@@ -103,11 +106,18 @@ class Captioner(PreTrainedModel, GenerationMixin):
 
         `image_mask` (B,) or (B, I) and `context_attention_mask` (B, L) say what is there. A further modality has
         `NAME_values` (B, S, …) and `NAME_mask` (B, S).
+
+        Raises:
+            TypeError: a keyword that no encoder takes.
         """
-        unknown = sorted(set(further) - set(self.encoder_inputs))
+        self._check_inputs(further)
+        return self.encoder(pixel_values, image_mask, context_input_ids, context_attention_mask, **further)
+
+    def _check_inputs(self, further: Iterable[str]) -> None:
+        """Refuse names that are no encoder's, whether the encoders run or not: what is misspelt does nothing."""
+        unknown = sorted(set(further) - set(self.encoder_inputs)) if further else []
         if unknown:
             raise TypeError(f"the encoders take {', '.join(self.encoder_inputs)}, but not {', '.join(unknown)}")
-        return self.encoder(pixel_values, image_mask, context_input_ids, context_attention_mask, **further)
 
     def decode(
         self,
@@ -117,11 +127,15 @@ class Captioner(PreTrainedModel, GenerationMixin):
         cache: EncoderDecoderCache | None = None,
         use_cache: bool = False,
         logits_to_keep: int = 0,
+        positions: Tensor | None = None,
     ) -> Seq2SeqLMOutput:
-        """Token ids (N, T) and a memory of B rows, N = B·G → logits (N, T, V); the last `logits_to_keep` if not 0."""
+        """Token ids (N, T) and a memory of B rows, N = B·G → logits (N, T, V); the last `logits_to_keep` if not 0.
+
+        `positions` (N, T) say where each token stands; None: after cached ones, as the mask shows what is padding.
+        """
         if use_cache and cache is None:
             cache = SharedMemoryCache.around()
-        states = self.decoder(decoder_input_ids, memory, decoder_attention_mask, cache, logits_to_keep)
+        states = self.decoder(decoder_input_ids, memory, decoder_attention_mask, cache, logits_to_keep, positions)
         return Seq2SeqLMOutput(logits=self.lm_head(states), cache=cache)
 
     def forward(
@@ -140,6 +154,7 @@ class Captioner(PreTrainedModel, GenerationMixin):
         loss_only: bool = False,
         label_smoothing: float = 0.0,
         return_dict: bool | None = None,
+        decoder_position_ids: Tensor | None = None,
         **further: Tensor | None,
     ) -> Seq2SeqLMOutput | tuple:
         """Encode, then decode; with labels (N, T), the mean cross-entropy over the supervised tokens.
@@ -147,21 +162,31 @@ class Captioner(PreTrainedModel, GenerationMixin):
         Args:
             decoder_input_ids: (N, T), N = B·G, the G captions of an image adjacent; made from `labels` if missing.
             labels: (N, T), the token that should follow each input token, −100 where nothing is supervised.
-            encoder_outputs: a ready `Memory`; the encoders are then not run.
+            encoder_outputs: a ready `Memory`; the encoders are then not run. Where they should learn from `labels`,
+                it must have been encoded while gradients were recorded: a warning says where it was not.
             loss_only: the loss is summed, not averaged, and no logits are returned: for training.
             label_smoothing: of `loss_only`, the share of each target that is spread over the vocabulary.
+            decoder_position_ids: (N, T), as `positions` of `decode`.
             further: tensors and masks of further modalities, as of `encode`.
+
+        Raises:
+            TypeError: a keyword that no encoder takes, also where they are not run.
         """
         memory = encoder_outputs
         if memory is None:
             memory = self.encode(pixel_values, image_mask, context_input_ids, context_attention_mask, **further)
+        else:
+            self._check_inputs(further)
+            if labels is not None:
+                self._warn_of_lost_gradients(memory)
         if decoder_input_ids is None:
             decoder_input_ids = self._shift_right(labels)
         if loss_only:
-            states = self.decoder(decoder_input_ids, memory, decoder_attention_mask)
+            states = self.decoder(decoder_input_ids, memory, decoder_attention_mask, positions=decoder_position_ids)
             there = labels != -100
             return Seq2SeqLMOutput(loss=head_cross_entropy(self.lm_head, states[there], labels[there], label_smoothing))
-        output = self.decode(decoder_input_ids, memory, decoder_attention_mask, cache, bool(use_cache), logits_to_keep)
+        options = (cache, bool(use_cache), logits_to_keep, decoder_position_ids)
+        output = self.decode(decoder_input_ids, memory, decoder_attention_mask, *options)
         loss = None if labels is None else F.cross_entropy(output.logits.flatten(0, 1).float(), labels.flatten())
         output = Seq2SeqLMOutput(  # in the order of its fields, so that a tuple starts with the loss
             loss=loss,
@@ -170,6 +195,16 @@ class Captioner(PreTrainedModel, GenerationMixin):
             encoder_last_hidden_state=memory.last_hidden_state,
         )
         return output.to_tuple() if return_dict is False else output
+
+    def _warn_of_lost_gradients(self, memory: Memory) -> None:
+        """A loss through a memory that was encoded without gradients teaches no encoder, whichever should learn."""
+        learns = torch.is_grad_enabled() and any(weight.requires_grad for weight in self.encoder.parameters())
+        if learns and not any(states.requires_grad for states in memory.states.values()):
+            warnings.warn(
+                "`encoder_outputs` was encoded without gradients, so that the encoders learn nothing from this loss; "
+                "encode it while gradients are recorded, or freeze `model.encoder`",
+                stacklevel=3,
+            )
 
     def _shift_right(self, labels: Tensor | None) -> Tensor:
         """Labels (N, T) → the inputs that predict them: the start token, then the labels without the last."""
@@ -201,6 +236,15 @@ class Captioner(PreTrainedModel, GenerationMixin):
         if kwargs.get("encoder_outputs") is None:
             kwargs["encoder_outputs"] = self.encode(**given)
         return super().generate(**kwargs)
+
+    def prepare_inputs_for_generation(self, input_ids: Tensor, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """As transformers does it, with positions where it puts a mask (N, 1, T, S) in the place of (N, S)."""
+        inputs = super().prepare_inputs_for_generation(input_ids, *args, **kwargs)
+        mask = kwargs.get("decoder_attention_mask")
+        if mask is not None and inputs.get("decoder_attention_mask") is not mask:
+            ids = inputs["decoder_input_ids"]
+            inputs.setdefault("decoder_position_ids", positions_under(mask, ids.shape[1]).to(ids.device))
+        return inputs
 
     def _expand_inputs_for_generation(
         self,

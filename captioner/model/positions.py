@@ -12,7 +12,12 @@ from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from .configuration import DecoderConfig
 
-Rotation = tuple[Tensor, Tensor]  # cosines and sines, (T, d) each
+Rotation = tuple[Tensor, Tensor]  # cosines and sines, (T, d) each, or (N, 1, T, d)
+
+
+def positions_under(mask: Tensor, tokens: int) -> Tensor:
+    """Where the last tokens of each row stand, padding on the left not counted: a mask (N, S) → (N, tokens)."""
+    return (mask.long().cumsum(dim=1) - 1).clamp(min=0)[:, -tokens:]
 
 
 class LearnedPositions(nn.Embedding):
@@ -22,7 +27,7 @@ class LearnedPositions(nn.Embedding):
         super().__init__(config.max_positions, config.hidden_size)
 
     def place(self, x: Tensor, positions: Tensor) -> Tensor:
-        """Tokens x (N, T, D) at `positions` (T,) → (N, T, D)."""
+        """Tokens x (N, T, D) at `positions` (T,) or (N, T) → (N, T, D)."""
         return x + self(positions)
 
     def rotation(self, x: Tensor, positions: Tensor) -> Rotation | None:
@@ -50,9 +55,11 @@ class RotaryPositions(nn.Module):
         return x
 
     def rotation(self, x: Tensor, positions: Tensor) -> Rotation | None:
-        """The angles p·f_i of `positions` (T,), twice over i < d/2, computed in float32 → x's dtype."""
+        """The angles p·f_i of `positions` (T,) or (N, T), twice over i < d/2, computed in float32 → x's dtype."""
         frequencies, factor = self.frequencies(positions.device)
-        angles = positions[:, None].float() * frequencies
+        angles = positions[..., None].float() * frequencies
+        if positions.ndim == 2:
+            angles = angles[:, None]  # the same for every head
         angles = torch.cat((angles, angles), dim=-1)
         cosines, sines = angles.cos(), angles.sin()
         if factor != 1.0:

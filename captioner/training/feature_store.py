@@ -177,6 +177,7 @@ def open_store(
             if main:
                 (fresh / STORE).write_text(json.dumps({"fingerprint": own, "parts": accelerator.num_processes}))
         accelerator.wait_for_everyone()
+    model.encoder.image.expect_features(processor.image_settings.height, processor.image_settings.width)
     return FeatureStore(directory, own)
 
 

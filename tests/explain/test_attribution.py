@@ -11,7 +11,7 @@ from captioner.explain.measuring import image_grid
 from captioner.explain.recording import record
 from captioner.explain.words import group_words
 from captioner.model import MODES, CaptionerProcessor, ImageEncoder, ImageSettings
-from captioner.model.image_settings import two_sides
+from captioner.model.image_options import two_sides
 
 TEXTS = ["anna sees the red circle", "otto is left of the blue square", "the star the ring"]
 
