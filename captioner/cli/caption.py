@@ -260,7 +260,7 @@ def _show(inputs: Inputs, start: Start, written: OutputGroup) -> None:
 def _merge(paths: list[str], written: OutputGroup) -> None:
     if written.output is None:
         fail("`--merge` needs `--output`: the file that the shards were given, or a new one", code=2)
-    target = Target(written.output, errors=written.errors)
+    target = Target(written.output, existing=written.policy, errors=written.errors)
     target.check({"one of the outputs to merge": [path for path in paths if path != str(written.output)]})
     try:
         summary = merge([Path(path) for path in paths], target, say)
