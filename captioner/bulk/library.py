@@ -118,7 +118,7 @@ def _beside(name: str, items: Iterable[Item], values: Iterable[Any], endless: bo
                 f"there are {number} of {name}, but more images; give as many, None where one has none"
             )
         yield replace(item, columns={**item.columns, name: value})
-    if next(values, MISSING_VALUE) is not END:
+    if next(values, MISSING_VALUE) is not MISSING_VALUE:
         raise CaptioningError(f"there are {number + 1} images, but more of {name}; give as many of each")
 
 

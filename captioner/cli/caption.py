@@ -6,13 +6,14 @@ What the options mean is the affair of `caption_options.py`; the work is done in
 
 import os
 import time
+from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
 
-from ..base import Processes, WriteError, progress, say, stopping, watching
+from ..base import Processes, WriteError, progress, say, some, stopping, watching
 from ..bulk import (
     CaptioningOptions,
     Inputs,
@@ -75,6 +76,9 @@ def caption(
         return
     generation = search.generation()
     inputs, read = context.read(paths, chosen)
+    if inputs.left_out:
+        endings = Counter(os.path.splitext(file)[1].lower() for file in inputs.left_out)
+        say(f"left out, since these are not read: {some(f'{count} {name}' for name, count in endings.items())}")
     store, sidecars = context.retrieval(), written.sidecars(context.context_ext)
     options = CaptioningOptions(
         generation=generation,
