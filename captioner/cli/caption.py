@@ -4,12 +4,14 @@ What the options mean is the affair of `caption_options.py`; the work is done in
 `jobs.py` (records to files, over processes and restarts).
 """
 
+import json
 import os
+import sys
 import time
 from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -242,7 +244,7 @@ def _show(inputs: Inputs, start: Start, written: OutputGroup) -> None:
     with stopping() as stop:
         results = dressed(start(len(inputs)).run(inputs, stop), written.prefix, written.suffix)
         for _, record in progress(results, "captioning", len(inputs)):
-            print(encode(record).decode().rstrip("\n") if written.as_json else lines(record), flush=True)
+            print(_json(record) if written.as_json else lines(record), flush=True)
             seen += 1
             contexts += "context" in record
             empty += record.get("caption", "x").strip() == (written.prefix + written.suffix).strip()
@@ -259,6 +261,16 @@ def _show(inputs: Inputs, start: Start, written: OutputGroup) -> None:
         fail(_failed(len(failed), seen), code=1)
     if empty and empty == seen - len(failed):
         fail(EMPTY, code=1)
+
+
+def _json(record: dict[str, Any]) -> str:
+    """A line of JSON, whose own escapes stand for letters that the terminal lacks."""
+    line = encode(record).decode().rstrip("\n")
+    try:
+        line.encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:
+        return json.dumps(record)
+    return line
 
 
 def _merge(paths: list[str], written: OutputGroup) -> None:
