@@ -14,7 +14,7 @@ __getattr__, __dir__, __all__ = handed_on(
         "files": "SUFFIXES WriteError explaining replacing write_text",
         "guard": "check_writable same_file starts_with",
         "paths": "all_existing existing",
-        "processes": "DisagreementError Processes SCORING leave stopping",
+        "processes": "DeviceError DisagreementError Processes SCORING leave stopping",
         "screen": "console errors is_first_process progress say show watching",
         "search_rules": "RULES contradiction idle",
         "settings": (

@@ -24,17 +24,26 @@ class DisagreementError(ValueError):
     """Processes of one run that do not see the same; the message says what and which."""
 
 
+class DeviceError(ValueError):
+    """A device that is not there; the message lists those that are."""
+
+
 class Processes:
     """This process among those of the run.
 
     Args:
         device: "cpu", "cuda:1", …; None: the accelerator that is this process's, or else the processor.
+
+    Raises:
+        DeviceError: there is no such device, or one was named for several processes.
     """
 
     def __init__(self, device: str | None = None):
         self.wanted = device
         self.rank, self.count = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
         self._state: Any = None
+        if device not in (None, "cpu"):
+            _check_device(device, self.count)
 
     @property
     def state(self) -> Any:
@@ -100,6 +109,19 @@ class Processes:
                     f"the processes must see the same, but {what} is {values[0]!r} to process 0 and {values[other]!r} "
                     f"to process {other}; start all with the same settings, in folders that all of them share"
                 )
+
+
+def _check_device(wanted: str, processes: int) -> None:
+    """Refuse a device that torch does not know or has not got."""
+    import torch
+
+    kind = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    count = torch.accelerator.device_count() if kind else 0
+    there = ["cpu", *([] if kind is None else [kind.type, *(f"{kind.type}:{i}" for i in range(count))])]
+    if wanted not in there:
+        raise DeviceError(f"`--device` is {wanted!r}, but here there is {', '.join(there)}; give one of these")
+    if processes > 1 and ":" in wanted:
+        raise DeviceError(f"`--device` is {wanted!r}, but each of {processes} processes has its own; leave it out")
 
 
 def leave() -> None:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection
 from string import Formatter
 from typing import Any
 
+from ..base import read_text
 from ..data import FIELDS, read_metadata
 from .inputs import InputError, Item
 
@@ -50,8 +51,9 @@ class Context:
         self.template, self.sidecar_extension = template, sidecar_extension
         self.fields = _fields(template or "")
         known = list(dict.fromkeys([*columns, *PLACES, *METADATA]))
+        self.named = {name.strip(): name for name in columns}  # a header may have spaces around its names
         for name in self.fields:
-            if name not in known:
+            if name not in known and name not in self.named:
                 raise InputError(f"`--context` has the field {{{name}}}, but there is {', '.join(known)}; braces: {{{{")
 
     @property
@@ -74,11 +76,15 @@ class Context:
         return " ".join("".join(parts).split()) or None
 
     def _asks_metadata(self, item: Item) -> bool:
-        return any(name in METADATA and name not in item.columns for name in self.fields)
+        return any(name in METADATA and self._column(name, item) is None for name in self.fields)
+
+    def _column(self, name: str, item: Item) -> str | None:
+        """The column that a field names, where the item has it."""
+        return next((own for own in (name, self.named.get(name)) if own in item.columns), None)
 
     def _value(self, name: str, item: Item, metadata: dict[str, str]) -> Any:
-        if name in item.columns:
-            return item.columns[name]
+        if (column := self._column(name, item)) is not None:
+            return item.columns[column]
         return PLACES[name](item) if name in PLACES else metadata.get(METADATA[name])
 
 
@@ -100,10 +106,14 @@ def _text(value: Any) -> str:
 
 
 def _read_sidecar(item: Item, extension: str) -> str | None:
+    """The text beside an image, None where there is none.
+
+    Raises:
+        TextError: it is no text.
+    """
     if item.file is None:
         return None
     try:
-        with open(os.path.splitext(item.file)[0] + extension, encoding="utf-8-sig", errors="replace") as file:
-            return " ".join(file.read().split()) or None
+        return " ".join(read_text(os.path.splitext(item.file)[0] + extension).split()) or None
     except OSError:
         return None

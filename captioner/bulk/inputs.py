@@ -6,7 +6,6 @@ Opens no image and imports no torch. Names of files are kept as the system gives
 import glob
 import os
 import re
-import sys
 from bisect import bisect_right
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,15 +13,17 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any, Protocol
 
-from ..base import SUFFIXES, one_line, some
+from ..base import SUFFIXES, existing, one_line, some
+from .lists import InputError, locate, read_list, read_texts
 
 LIST_SUFFIXES = frozenset((".txt", ".lst", ".list"))
 TABLE_SUFFIXES = frozenset((".csv", ".tsv", ".jsonl", ".parquet"))
 SAVED_DATASET = ("dataset_dict.json", "state.json")
-
-
-class InputError(ValueError):
-    """Input that cannot be used; the message says what would work."""
+# Suffixes of pictures that are not read.
+RAW = (".cr2", ".cr3", ".nef", ".arw", ".dng", ".raf", ".orf", ".rw2", ".pef", ".srw", ".raw")
+OTHER_PICTURES = frozenset(
+    (*RAW, ".psd", ".xcf", ".svg", ".eps", ".pdf", ".jxl", ".exr", ".hdr", ".mp4", ".mov", ".avi")
+)
 
 
 @dataclass(frozen=True)
@@ -61,12 +62,21 @@ class Files:
 
     columns: Collection[str] = ()
 
-    def __init__(self, names: Sequence[str], folder: str = ""):
-        self.names, self.folder = names, folder
+    def __init__(self, names: Sequence[str], folder: str = "", left_out: Sequence[str] = ()):
+        self.names, self.folder, self.left_out = names, folder, left_out
+
+    def thin(self, seen: set[str]) -> None:
+        """Leave out files that came before, however their paths were spelled; links are files of their own."""
+        stand = os.getcwd()
+        places = [
+            os.path.normpath(os.path.join(stand, locate(n, self.folder) if self.folder else n)) for n in self.names
+        ]
+        fresh = [name for place, name in zip(places, self.names, strict=True) if not (place in seen or seen.add(place))]
+        self.names = fresh
 
     def item(self, place: int, index: int) -> Item:
         """The file at a place."""
-        file = _locate(self.names[place], self.folder)
+        file = locate(self.names[place], self.folder)
         return Item(self.names[place], file, file, index=index)
 
 
@@ -86,7 +96,8 @@ class Table:
             joined = [", ".join(filter(None, own)) for own in self.paths]
             self.names = [name or f"{where}#{row}" for row, name in enumerate(joined)]
         else:
-            images = table.select_columns(column).rename_column(column, "image")
+            images = table.select_columns(column)
+            images = images if column == "image" else images.rename_column(column, "image")
             found = embedded_rows(images, Cells([]))
             self.embedded = found.images
             self.names = [f"{where}#{row}" if name == str(row) else name for row, name in enumerate(found.names)]
@@ -96,7 +107,7 @@ class Table:
         columns = self.rows[place] if self.columns else {}
         if self.embedded is not None:
             return Item(self.names[place], self.embedded[place]["image"], None, columns, index, self.folder)
-        files = [_locate(path or self.names[place], self.folder) for path in self.paths[place]]
+        files = [locate(path or self.names[place], self.folder) for path in self.paths[place]]
         if len(files) == 1:
             return Item(self.names[place], files[0], files[0], columns, index, self.folder)
         return Item(self.names[place], files or None, None, columns, index, self.folder)
@@ -139,6 +150,11 @@ class Inputs:
         return (self[index] for index in range(len(self)))
 
     @property
+    def left_out(self) -> list[str]:
+        """Pictures in the folders of formats that are not read."""
+        return [file for part in self.parts for file in getattr(part, "left_out", ())]
+
+    @property
     def columns(self) -> set[str]:
         """The columns that every part has."""
         return set.intersection(*(set(part.columns) for part in self.parts))
@@ -150,15 +166,7 @@ def find_texts(path: str, limit: int | None = None) -> Inputs:
     Raises:
         InputError: a file that cannot be read, or nothing in it.
     """
-    try:
-        content = sys.stdin.buffer.read() if path == "-" else Path(path).read_bytes()
-        lines = content.decode("utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"cannot read the texts {path!r}: {getattr(error, 'strerror', None) or error}") from error
-    texts = [line.strip() for line in lines if line.strip()]
-    if not texts:
-        raise InputError(f"no texts in {path!r}: write one per line")
-    return Inputs([Texts(texts)], limit)
+    return Inputs([Texts(read_texts(path))], limit)
 
 
 def find_inputs(
@@ -188,9 +196,8 @@ def find_inputs(
     seen: set[str] = set()
     for path in paths:
         part = _part(path, recursive, image_column, split)
-        if isinstance(part, Files) and not part.folder:
-            part.names = [name for name in dict.fromkeys(part.names) if name not in seen]
-            seen.update(part.names)
+        if isinstance(part, Files):
+            part.thin(seen)
         parts += [part] if part.names else []
     if not parts:
         raise InputError(
@@ -200,12 +207,13 @@ def find_inputs(
 
 
 def _part(path: str, recursive: bool, image_column: str | None, split: str | None) -> Part:
+    path = path if os.path.lexists(path) else os.path.expanduser(path)
     suffix = os.path.splitext(path)[1].lower()
     if os.path.isdir(path):
         return _folder(path, recursive, image_column, split)
     if os.path.lexists(path):
         if suffix in LIST_SUFFIXES:
-            return Files(_read_list(path), os.path.dirname(path))
+            return Files(read_list(path), os.path.dirname(path))
         if suffix in TABLE_SUFFIXES:
             return Table(_read_table(path), image_column, path, os.path.dirname(path))
         return Files([path])
@@ -214,26 +222,40 @@ def _part(path: str, recursive: bool, image_column: str | None, split: str | Non
         return Files(found if suffix else [file for file in found if _is_image(file)])
     if re.fullmatch(r"[\w.-]+/[\w.-]+", path) and suffix not in SUFFIXES:
         return Table(_read_repository(path, split), image_column, path, "")
+    if (found := existing(path)) is not None:
+        return _part(found, recursive, image_column, split)
     raise InputError(f"there is no file or folder {path!r}")
 
 
 def _folder(path: str, recursive: bool, image_column: str | None, split: str | None) -> Part:
     """A saved dataset, a folder of images, or failing that a folder with Parquet files."""
-    if not any(os.path.isfile(os.path.join(path, name)) for name in SAVED_DATASET):
+    left_out: list[str] = []
+    if not _is_saved_dataset(path):
         try:
-            names = list(_walk(path, recursive, set()))
+            names = list(_walk(path, recursive, set(), left_out))
         except OSError as error:
             raise InputError(f"cannot look into the folder {path!r}: {error.strerror}") from error
         tables = (table for pattern in ("*.parquet", "*/*.parquet") for table in Path(path).glob(pattern))
         if names or next(tables, None) is None:
-            return Files(names)
+            return Files(names, left_out=left_out)
     return Table(_read_repository(path, split), image_column, path, path)
 
 
-def _walk(folder: str, recursive: bool, visited: set[tuple[int, int]]) -> Iterator[str]:
+def _is_saved_dataset(path: str) -> bool:
+    if not any(os.path.isfile(os.path.join(path, name)) for name in SAVED_DATASET):
+        return False
+    from ..data import is_saved_dataset
+
+    return is_saved_dataset(path)
+
+
+def _walk(folder: str, recursive: bool, visited: set[tuple[int, int]], left_out: list[str]) -> Iterator[str]:
     """Images of a folder, and folders that are named like images, in name order; then its folders, each once.
 
     A folder below the first that cannot be looked into comes as if it was an image, so that reading it reports it.
+
+    Args:
+        left_out: takes pictures of formats that are not read.
     """
     place = os.stat(folder)
     if (place.st_dev, place.st_ino) in visited:
@@ -242,10 +264,11 @@ def _walk(folder: str, recursive: bool, visited: set[tuple[int, int]]) -> Iterat
     with os.scandir(folder) as listing:
         entries = sorted((e for e in listing if not e.name.startswith(".")), key=lambda entry: entry.name)
     yield from (entry.path for entry in entries if _is_image(entry.name))
+    left_out += (entry.path for entry in entries if os.path.splitext(entry.name)[1].lower() in OTHER_PICTURES)
     for entry in entries if recursive else ():
         if _is_folder(entry):
             try:
-                yield from _walk(entry.path, recursive, visited)
+                yield from _walk(entry.path, recursive, visited, left_out)
             except OSError:
                 yield entry.path
 
@@ -259,22 +282,6 @@ def _is_folder(entry: os.DirEntry) -> bool:
 
 def _is_image(name: str) -> bool:
     return os.path.splitext(name)[1].lower() in SUFFIXES
-
-
-def _locate(name: str, folder: str) -> str:
-    """A path written in a file: beside that file, or else from where one stands."""
-    beside = os.path.join(folder, name)
-    return beside if os.path.lexists(beside) or not os.path.lexists(name) else name
-
-
-def _read_list(path: str) -> list[str]:
-    """Paths of any bytes, a line each, or with NUL between them as `find -print0` writes."""
-    try:
-        content = Path(path).read_bytes().removeprefix(b"\xef\xbb\xbf")
-    except OSError as error:
-        raise InputError(f"cannot read the list {path!r}: {error.strerror}") from error
-    lines = content.split(b"\0") if b"\0" in content else content.splitlines()
-    return [os.fsdecode(line) for line in lines if line.strip()]
 
 
 def _read_table(path: str) -> Any:
@@ -308,7 +315,8 @@ def _image_column(names: Sequence[str], wanted: str | None, where: str) -> str:
     from ..data import USUAL_COLUMNS
 
     choices = USUAL_COLUMNS["image_column"] if wanted is None else (wanted,)
-    found = next((name for name in choices if name in names), None)
+    bare = {name.strip(): name for name in names}  # a header may have spaces around its names
+    found = next((name if name in names else bare[name] for name in choices if name in names or name in bare), None)
     if found is None:
         missing = f"column {wanted!r}" if wanted else "column of images"
         raise InputError(f"{where} has no {missing} but {some(names, 20)}; name one with `--image-column`")

@@ -292,11 +292,20 @@ def merge(paths: Sequence[Path], target: Target, tell: Callable[[str], None]) ->
     missing = Counter(index % shards + 1 for index, place in enumerate(places) if place is None)
     if missing:
         tell(f"not complete: {some(f'shard {shard} lacks {count}' for shard, count in sorted(missing.items()))}")
+    _check_captions(target)
     _publish(journal, located, target, found[0])
     if not paths and not missing:
         journal.remove()
     good, empty = sum(map(_good, places)), sum(place is not None and place.empty for place in places)
     return Summary(good, len(places) - good - missing.total(), missing=missing.total(), empty=empty)
+
+
+def _check_captions(target: Target) -> None:
+    """Make sure that an output that is there holds captions, unless it is to be overwritten."""
+    output = target.output
+    if target.existing != "overwrite" and output.exists() and output.stat().st_size:
+        for _ in read_records(output):
+            pass
 
 
 def _parts(path: Path) -> Path:

@@ -5,7 +5,6 @@ Turns its arguments into options, items and a captioner; the work is done in `ca
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
-from functools import partial
 from itertools import count, repeat
 from pathlib import Path
 from typing import Any
@@ -14,10 +13,12 @@ from ..adopt import load
 from ..base import GenerationSettings
 from ..model import Captioner, CaptionerProcessor, is_one
 from ..retrieval import Retriever
-from .captioning import Captioning
+from .captioning import Captioning, CaptioningError
 from .contexts import Context
-from .inputs import Item, find_inputs
+from .inputs import Inputs, Item, find_inputs
 from .options import CaptioningOptions
+
+MISSING_VALUE = object()
 
 
 def caption(
@@ -57,6 +58,7 @@ def caption(
         `num_return_sequences`, `score` or `scores` on request.
 
     Raises:
+        CaptioningError: other numbers of contexts or further values than of images; of iterators when the first ends.
         ValueError: options that cannot be used, or a captioner that cannot be loaded.
     """
     loaded = model if isinstance(model, tuple) else load(model)
@@ -73,25 +75,54 @@ def _items(
     images: Any, context: str | Iterable[str | None] | None, columns: dict[str, Iterable[Any]]
 ) -> tuple[Iterable[Item], Context]:
     """What is captioned, each with its own values of further modalities and of the context, and the context."""
-    if images is None:
+    alone = images is None
+    if alone:
         context = [context] if isinstance(context, str) else context or (None if columns else [])
         images = repeat(None)
-    if isinstance(images, str | Path):
-        items = find_inputs([str(images)])
-    else:
-        items = map(_item, count(), [images] if is_one(images) else images)
+    elif is_one(images):
+        images = [images]
+    items = find_inputs([str(images)]) if isinstance(images, str | Path) else images
     if context is not None and not isinstance(context, str):
         columns, context = {**columns, "context": context}, "{context}"
-    for name, values in columns.items():
-        items = map(partial(_with_column, name), items, values)
+    _check_lengths({} if alone else {"images": items}, columns)
+    items = items if isinstance(items, Inputs) else map(_item, count(), items)
+    for number, (name, values) in enumerate(columns.items()):
+        items = _beside(name, items, values, endless=alone and number == 0)
     return items, Context(context, columns=columns)
+
+
+def _check_lengths(images: dict[str, Any], columns: dict[str, Iterable[Any]]) -> None:
+    """Compare what can be counted before any work."""
+    for name, values in columns.items():
+        if isinstance(values, str | bytes | Path):
+            raise CaptioningError(f"`{name}` must have a value for each image, such as a list, but is {values!r}")
+    lengths = {name: len(own) for name, own in {**images, **columns}.items() if hasattr(own, "__len__")}
+    if len(set(lengths.values())) > 1:
+        found = ", ".join(f"{length} of {name}" for name, length in lengths.items())
+        raise CaptioningError(f"there are {found}; give as many of each, None where one has none")
+
+
+def _beside(name: str, items: Iterable[Item], values: Iterable[Any], endless: bool) -> Iterator[Item]:
+    """Items with a value each.
+
+    Args:
+        endless: whether there are as many items as values.
+    """
+    values, number = iter(values), 0
+    for number, item in enumerate(items):
+        value = next(values, MISSING_VALUE)
+        if value is MISSING_VALUE and endless:
+            return
+        if value is MISSING_VALUE:
+            raise CaptioningError(
+                f"there are {number} of {name}, but more images; give as many, None where one has none"
+            )
+        yield replace(item, columns={**item.columns, name: value})
+    if next(values, MISSING_VALUE) is not MISSING_VALUE:
+        raise CaptioningError(f"there are {number + 1} images, but more of {name}; give as many of each")
 
 
 def _item(index: int, image: Any) -> Item:
     if isinstance(image, str | Path):
         return Item(str(image), str(image), str(image), index=index)
     return Item(str(index), image, index=index)
-
-
-def _with_column(name: str, item: Item, value: Any) -> Item:
-    return replace(item, columns={**item.columns, name: value})

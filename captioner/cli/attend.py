@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..base import console, say
+from ..base import check_writable, console, say
 from .options import ModelOption, grouped
-from .terminal import fail, quiet, teaching, writable
+from .terminal import fail, quiet, teaching
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -47,21 +47,22 @@ def attend(
     max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", "--max-length", min=1)] = 30,
 ) -> None:
     """Draw what each word of a caption looked at and read."""
-    writable(output)
     files = dict(map(_named, further or []))
     if image is None and context is None and not files:
         fail("nothing to caption: give an IMAGE, `--context` or `--further NAME=FILE`", code=2)
     try:
-        from ..explain import check_picture_name, picture
+        from ..explain import check_picture_name, holds_picture, picture, save_picture
     except ImportError:
         fail("pictures need matplotlib: pip install 'captioner[plots]'", code=2)
     check_picture_name(output)
+    read = {"the photo": [image] if image else [], "a file that is read": files.values()}
+    check_writable(output, "`--output`", holds_picture, read)
     from ..adopt import load
     from ..explain import look
 
     quiet()
     seen = look(*load(model), image, context, caption, files, num_beams=beams, max_new_tokens=max_new_tokens)
-    picture(seen.found, seen.photo, **vars(weights)).savefig(output, dpi=120)
+    save_picture(picture(seen.found, seen.photo, **vars(weights)), output)
     console.print(_table(seen.found, weights))
     say(f"the picture: {output}")
 

@@ -4,15 +4,18 @@ What the options mean is the affair of `caption_options.py`; the work is done in
 `jobs.py` (records to files, over processes and restarts).
 """
 
+import json
 import os
+import sys
 import time
+from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
 
-from ..base import Processes, WriteError, progress, say, stopping, watching
+from ..base import Processes, WriteError, progress, say, some, stopping, watching
 from ..bulk import (
     CaptioningOptions,
     Inputs,
@@ -75,6 +78,9 @@ def caption(
         return
     generation = search.generation()
     inputs, read = context.read(paths, chosen)
+    if inputs.left_out:
+        endings = Counter(os.path.splitext(file)[1].lower() for file in inputs.left_out)
+        say(f"left out, since these are not read: {some(f'{count} {name}' for name, count in endings.items())}")
     store, sidecars = context.retrieval(), written.sidecars(context.context_ext)
     options = CaptioningOptions(
         generation=generation,
@@ -238,7 +244,7 @@ def _show(inputs: Inputs, start: Start, written: OutputGroup) -> None:
     with stopping() as stop:
         results = dressed(start(len(inputs)).run(inputs, stop), written.prefix, written.suffix)
         for _, record in progress(results, "captioning", len(inputs)):
-            print(encode(record).decode().rstrip("\n") if written.as_json else lines(record), flush=True)
+            print(_json(record) if written.as_json else lines(record), flush=True)
             seen += 1
             contexts += "context" in record
             empty += record.get("caption", "x").strip() == (written.prefix + written.suffix).strip()
@@ -257,10 +263,20 @@ def _show(inputs: Inputs, start: Start, written: OutputGroup) -> None:
         fail(EMPTY, code=1)
 
 
+def _json(record: dict[str, Any]) -> str:
+    """A line of JSON, whose own escapes stand for letters that the terminal lacks."""
+    line = encode(record).decode().rstrip("\n")
+    try:
+        line.encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:
+        return json.dumps(record)
+    return line
+
+
 def _merge(paths: list[str], written: OutputGroup) -> None:
     if written.output is None:
         fail("`--merge` needs `--output`: the file that the shards were given, or a new one", code=2)
-    target = Target(written.output, errors=written.errors)
+    target = Target(written.output, existing=written.policy, errors=written.errors)
     target.check({"one of the outputs to merge": [path for path in paths if path != str(written.output)]})
     try:
         summary = merge([Path(path) for path in paths], target, say)

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from ..base import check_writable
+from ..base import check_writable, starts_with
 from .terminal import is_page, teaching
 
 
@@ -18,8 +18,8 @@ def demo(
     steps: Annotated[int | None, typer.Option(min=1, help="Steps of the live training; default: two minutes.")] = None,
 ) -> None:
     """Show it all, offline: what the shipped captioners see and read, a training while you watch, a page to keep."""
-    from ..pages import SCENE, is_scene, run_demo
+    from ..pages import SCENE, SIGNED, run_demo
 
     check_writable(output, ours=is_page)
-    check_writable(output.with_name(SCENE), "the picture of a scene", is_scene)
+    check_writable(output.with_name(SCENE), "the picture of a scene", lambda file: starts_with(file, SIGNED.encode()))
     run_demo(output, scenes, steps)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 WRITTEN = ("id", "caption", "captions")  # of each record, to a file
 holds_records = partial(holds_lines, keys=WRITTEN)
-holds_faults = partial(holds_lines, keys=("split", "id", "kind", "left_out"))
+holds_faults = partial(holds_lines, keys=("split", "kind", "id", "why", "left_out"))
 
 
 @dataclass(frozen=True)

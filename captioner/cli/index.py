@@ -6,13 +6,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..base import Processes, Settings, load_settings, progress, say
+from ..base import Processes, Settings, check_replaceable, claim, load_settings, progress, say
 from ..bulk import TABLE_SUFFIXES
 from .options import LoadingGroup, grouped
 from .terminal import fail, quiet, teaching
 
 if TYPE_CHECKING:
     from ..retrieval import StoreEncoder
+
+STORE = ("store.json", "index.faiss", "images.npy", "ids.npy", "captions.npy")  # what every store has
+OTHERS = ("ids_ends.npy", "captions_ends.npy", "encoder.safetensors")
 
 
 @dataclass(frozen=True)
@@ -64,8 +67,9 @@ def index(
     """Build a caption store, whose captions `--retrieve` then makes the context of images that look alike."""
     settings = _settings(dataset, overrides or [])
     looking.check()
-    if output.exists() and (not output.is_dir() or any(output.iterdir())) and not (output / "store.json").exists():
-        fail(f"`--output` {output} is there already and no caption store; name a new directory", code=2)
+    if all((output / name).is_file() for name in STORE):
+        claim(output, [*STORE, *OTHERS])  # of a version that left no mark
+    check_replaceable(output)
     quiet()
     from ..data import load_split
     from ..retrieval import CaptionStore, import_faiss, write_store

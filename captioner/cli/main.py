@@ -3,6 +3,8 @@
 Exit codes: 0 done, 1 the work failed in part or whole, 2 the command was used wrongly.
 """
 
+import sys
+
 import typer
 
 from .app import app_command
@@ -13,6 +15,7 @@ from .demo import demo
 from .evaluate import evaluate
 from .index import index
 from .score import score
+from .terminal import debugging
 from .train import train
 
 app = typer.Typer(
@@ -26,6 +29,8 @@ app = typer.Typer(
     },
 )
 
+
+app.callback()(debugging)
 app.command()(caption)
 app.command()(attend)
 app.command("app")(app_command)
@@ -38,5 +43,8 @@ app.command()(score)
 
 
 def main() -> None:
-    """The entry point of the `captioner` command."""
-    app()
+    """The entry point of the `captioner` command; `--debug` may stand anywhere."""
+    words = sys.argv[1:]
+    own = words[: words.index("--")] if "--" in words else words
+    debug = ["--debug"] if "--debug" in own else []
+    app([*debug, *(word for word in own if word != "--debug"), *words[len(own) :]])

@@ -14,6 +14,7 @@ __getattr__, __dir__, __all__ = handed_on(
         "measuring": "attribute",
         "overlays": "overlay veil",
         "photos": "enlarged reduced",
+        "picture_files": "holds_picture save_picture",
         "pictures": "check_picture_name picture",
         "words": "Word",
     },

@@ -10,7 +10,7 @@ __getattr__, __dir__, __all__ = handed_on(
     __name__,
     {
         "app": "serve",
-        "demo": "run_demo",
+        "demo": "SCENE SIGNED run_demo",
         "evaluation_page": "report",
         "live_training": "live_settings",
     },

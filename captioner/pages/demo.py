@@ -14,6 +14,7 @@ from typing import Any
 
 from accelerate import Accelerator
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from transformers.utils.logging import disable_progress_bar
@@ -30,6 +31,7 @@ from .html import Column, Page, Row, millions, render
 from .live_training import LIVE, SCENES_AT_ONCE, train_live
 
 DEMO_CAPTIONERS = {"concatenated": "scenes-concatenated", "separate": "scenes-separate"}  # mode → captioner
+SCENE, SIGNED = "captioner-demo-scene.png", "captioner demo"  # the picture beside the page, and its mark
 GIVEN = {"image + context": None, "image only": "context", "context only": "image"}  # row → what is hidden
 SHOWN_LEVELS = [1, 2, 3]  # of the unseen scenes: those with a picture
 SHOWN_SCENES = 12  # as cards
@@ -96,8 +98,10 @@ def run_demo(output: Path, scenes: int = 200, steps: int | None = None) -> None:
     directory = unused(output.with_name("captioner-demo-live"))
     live = train_live(directory, scenes, steps)
     say("3 of 3: the page")
-    picture, sample = output.with_name("captioner-demo-scene.png"), unseen[len(SHOWN_LEVELS) - 1]
-    Image.fromarray(sample["image"]).save(picture)
+    picture, sample = output.with_name(SCENE), unseen[len(SHOWN_LEVELS) - 1]
+    signed = PngInfo()
+    signed.add_text("Software", SIGNED)
+    Image.fromarray(sample["image"]).save(picture, pnginfo=signed)
     commands = next_commands(picture, sample["context"], directory)
     page = Page(
         title="captioner demo",

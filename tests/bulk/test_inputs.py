@@ -1,12 +1,13 @@
 """What a person may name as input, and the contexts found around each image."""
 
 import os
+import unicodedata
 
 import pytest
 from datasets import Dataset, DatasetDict, Features, Image, Value
 from PIL import Image as Pillow
 
-from captioner.bulk import METADATA_TEMPLATE, Context, find_inputs
+from captioner.bulk import METADATA_TEMPLATE, Context, find_inputs, find_texts
 from captioner.bulk.inputs import InputError, Item
 from captioner.data import read_metadata
 
@@ -175,3 +176,74 @@ def test_iptc_is_read_whether_or_not_its_charset_is_declared(tmp_path):
 def test_metadata_of_a_file_that_is_no_image_is_nothing(tmp_path):
     (tmp_path / "x.jpg").write_text("nothing")
     assert read_metadata(str(tmp_path / "x.jpg")) == {}
+
+
+def picture(path, form=None):
+    Pillow.new("RGB", (8, 8)).save(path, form)
+
+
+def test_one_file_comes_once_however_it_is_spelled_and_links_are_files_of_their_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "sub").mkdir()
+    picture("a.png")
+    (tmp_path / "link.png").symlink_to("a.png")
+    (tmp_path / "sub/l.txt").write_text("../a.png\n../a.png\n./../a.png\n")
+    found = find_inputs([".", "a.png", str(tmp_path / "a.png"), "sub/../a.png", "sub/l.txt"])
+    assert found.names == ["./a.png", "./link.png"]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"a.png \r\n# mine\r\n\"b b.png\"\r\n'#c.png'\r\n",
+        b"\xef\xbb\xbfa.png\n\n  b b.png\n#c.png\n",
+        "a.png\nb b.png\n#c.png\n# mine\n".encode("utf-16"),
+        b"a.png\0b b.png\0#c.png\0",
+    ],
+)
+def test_lists_are_read_as_people_mean_them(tmp_path, content):
+    for name in ("a.png", "b b.png", "#c.png"):
+        picture(tmp_path / name)
+    (tmp_path / "l.txt").write_bytes(content)
+    found = find_inputs([str(tmp_path / "l.txt")])
+    assert found.names == ["a.png", "b b.png", "#c.png"]
+    assert all(os.path.exists(item.file) for item in found)
+
+
+def test_names_in_another_unicode_form_are_found(tmp_path):
+    picture(tmp_path / unicodedata.normalize("NFD", "café.png"))
+    (tmp_path / "l.csv").write_text(f"image\n{unicodedata.normalize('NFC', 'café.png')}\n")
+    (item,) = find_inputs([str(tmp_path / "l.csv")])
+    assert os.path.exists(item.file)
+    (item,) = find_inputs([str(tmp_path / unicodedata.normalize("NFC", "café.png"))])
+    assert os.path.exists(item.file)
+
+
+def test_pictures_of_cameras_are_taken_and_those_that_are_not_read_are_counted(tmp_path):
+    for name in ("a.MPO", "b.jp2", "c.jpg_large"):
+        (tmp_path / name).write_bytes(b"")
+    for name in ("d.CR2", "e.svg", "notes.doc"):
+        (tmp_path / name).write_bytes(b"")
+    found = find_inputs([str(tmp_path)])
+    assert [os.path.basename(name) for name in found.names] == ["a.MPO", "b.jp2", "c.jpg_large"]
+    assert [os.path.basename(name) for name in found.left_out] == ["d.CR2", "e.svg"]
+
+
+def test_columns_called_image_and_headers_with_spaces_are_found(tmp_path):
+    picture(tmp_path / "a.png")
+    rows = {"image": [{"bytes": (tmp_path / "a.png").read_bytes(), "path": None}] * 2, "captions": ["a", "b"]}
+    features = Features({"image": Image(), "captions": Value("string")})
+    Dataset.from_dict(rows, features=features).to_parquet(tmp_path / "t.parquet")
+    assert len(find_inputs([str(tmp_path / "t.parquet")])) == 2
+    (tmp_path / "l.csv").write_text("title, image\nanna, a.png\n")
+    found = find_inputs([str(tmp_path / "l.csv")])
+    assert os.path.exists(found[0].file)
+    assert Context("{title}", columns=found.columns)(found[0]) == "anna"
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "cp1252"])
+def test_texts_and_contexts_are_read_in_the_encodings_that_people_have(tmp_path, encoding):
+    (tmp_path / "a.txt").write_bytes("the Häuser anna\u2026".encode(encoding))
+    item = Item("a.png", None, str(tmp_path / "a.png"))
+    assert Context(sidecar_extension=".txt")(item) == "the Häuser anna\u2026"
+    assert find_texts(str(tmp_path / "a.txt")).names == ["the Häuser anna\u2026"]
