@@ -13,7 +13,7 @@ from ..model import Captioner, Memory
 from .beams import Found
 from .constraints import rules
 from .options import SearchError, SearchOptions
-from .stepping import CaptionerStepper, Compaction, Ensemble, Stepper, masked_attention
+from .stepping import WIDEST_ROW, CaptionerStepper, Compaction, Ensemble, Stepper, masked_attention
 from .strategies import STRATEGIES, Task
 
 
@@ -42,8 +42,10 @@ def search(
     if not memories[0].batch_size:
         return []
     task = _task(models, memories[0], options, prompt, seeds)
-    slots = task.prompt.shape[1] + options.captions * (options.max_new_tokens - 1)
-    steppers = [CaptionerStepper(*pair, options.captions, slots) for pair in zip(models, memories, strict=True)]
+    rows = -(-options.captions // WIDEST_ROW) if STRATEGIES[options.strategy].apart else 1
+    slots = task.prompt.shape[1] + -(-options.captions // rows) * (options.max_new_tokens - 1)
+    pairs = zip(models, memories, strict=True)
+    steppers = [CaptionerStepper(*pair, options.captions, slots, rows) for pair in pairs]
     with masked_attention(models):
         return _run(steppers[0] if len(steppers) == 1 else Ensemble(steppers), task)
 

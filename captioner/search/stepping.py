@@ -2,7 +2,9 @@
 
 The K captions of an image stand side by side as the positions of one row, so every module of the decoder serves them as
 it is. A token's keys and values are written once into a slot of their own and never move: a mask says which slots are
-the past of which caption, and following a beam moves a row of that mask only. Shapes: B images, K captions, V words.
+the past of which caption, and following a beam moves a row of that mask only. Captions that never follow each other
+stand in several rows of at most `WIDEST_ROW`, since a row costs the square of its width; the memory keeps its B rows.
+Shapes: B images, K captions, G rows of an image, V words.
 """
 
 import math
@@ -12,9 +14,12 @@ from typing import Protocol, Self
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 from transformers.cache_utils import Cache, CacheLayerMixin
 
 from ..model import CROSS_BACKENDS, Captioner, Memory, SharedMemoryCache
+
+WIDEST_ROW = 16  # captions
 
 
 class Selectable(Protocol):
@@ -121,46 +126,59 @@ class CaptionerStepper:
     Args:
         memory: of B images; left as it is.
         captions: K per image.
-        slots: tokens that an image may need: those of the prompt, then K per step.
+        slots: tokens that a row may need: those of the prompt, then one per caption and step.
+        rows: G, over which the captions of an image are spread; more than 1 where none ever follows another.
     """
 
-    def __init__(self, model: Captioner, memory: Memory, captions: int, slots: int):
-        self.model, self.memory = model, Memory(states=memory.states, masks=memory.masks)
+    def __init__(self, model: Captioner, memory: Memory, captions: int, slots: int, rows: int = 1):
+        self.model, self.memory, self.rows = model, Memory(states=memory.states, masks=memory.masks), rows
+        self.width = -(-captions // rows)
         layers = [SlotLayer(slots) for _ in range(model.config.decoder.num_layers)]
         self.cache = SharedMemoryCache.around(Cache(layers=layers))
         like = {"dtype": model.dtype, "device": model.device}
-        room = (memory.batch_size, captions, slots)
+        room = (memory.batch_size * rows, self.width, slots)
         self.past = torch.full(room, -torch.inf, **like)  # what is added to scores: 0 where a caption sees
-        self.own = torch.full((captions, captions), -torch.inf, **like).fill_diagonal_(0)
+        self.own = torch.full((self.width, self.width), -torch.inf, **like).fill_diagonal_(0)
         self.position = 0
 
     def start(self, prompt: Tensor) -> Tensor:
-        """Read the prompt once per image."""
+        """Read the prompt once per row."""
         length = prompt.shape[1]
+        prompt = prompt.repeat_interleave(self.rows, dim=0)
         states = self.model.decoder(prompt, self.memory, cache=self.cache, logits_to_keep=1)
         self.past[:, :, :length] = 0
         self.position = length
-        return self.model.lm_head(states)
+        return self.model.lm_head(states[:: self.rows])
 
     def step(self, tokens: Tensor) -> Tensor:
         """Each caption sees its own past, and its token."""
-        captions, start = tokens.shape[1], self.cache.get_seq_length()
-        self.past[:, :, start : start + captions] = self.own
-        mask = self.past[:, None, :, : start + captions]
-        positions = torch.full((captions,), self.position, device=tokens.device)
+        captions, start, width = tokens.shape[1], self.cache.get_seq_length(), self.width
+        self.past[:, :, start : start + width] = self.own
+        mask = self.past[:, None, :, : start + width]
+        positions = torch.full((width,), self.position, device=tokens.device)
         self.position += 1
-        return self.model.lm_head(self.model.decoder(tokens, self.memory, mask, self.cache, positions=positions))
+        rows = F.pad(tokens, (0, self.rows * width - captions)).view(-1, width)
+        states = self.model.decoder(rows, self.memory, mask, self.cache, positions=positions)
+        return self.model.lm_head(self._of_images(states).flatten(1, 2)[:, :captions])
 
     def follow(self, parents: Tensor) -> None:
-        """Move rows of the mask."""
+        """Move rows of the mask; for captions in one row."""
         self.past = self.past.gather(1, parents[..., None].expand(-1, -1, self.past.shape[-1]))
 
     def keep(self, compaction: Compaction) -> None:
         """Images that stay keep their place in the caches where they can."""
-        self.memory, self.past = compaction.memory(self.memory), compaction.select(self.past)
-        for layer in (*self.cache.self_attention_cache.layers, *self.cache.cross_attention_cache.layers):
+        self.memory = compaction.memory(self.memory)
+        self.past = compaction.select(self._of_images(self.past)).flatten(0, 1)
+        for layer in self.cache.self_attention_cache.layers:
+            kept = (compaction.in_place(self._of_images(x)) for x in (layer.keys, layer.values))
+            layer.keys, layer.values = (x.flatten(0, 1) for x in kept)
+        for layer in self.cache.cross_attention_cache.layers:
             if layer.is_initialized:
                 layer.keys, layer.values = compaction.in_place(layer.keys), compaction.in_place(layer.values)
+
+    def _of_images(self, x: Tensor) -> Tensor:
+        """(B·G, …) → (B, G, …)."""
+        return x.unflatten(0, (-1, self.rows))
 
 
 class Ensemble:

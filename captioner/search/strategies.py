@@ -31,6 +31,8 @@ class Task:
 class Strategy(Protocol):
     """How tokens are chosen: a state of B images that advances by one token for each of their K captions."""
 
+    apart: bool  # whether no caption of an image ever follows another
+
     def __init__(self, task: Task): ...
 
     def advance(self, logits: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -50,6 +52,7 @@ class Greedy:
     """The likeliest token of every step; scored by the captioner's log-probabilities as beams are."""
 
     captions = 1
+    apart = True
 
     def __init__(self, task: Task):
         self.task = task
@@ -120,6 +123,7 @@ class BeamSearch:
     """Beams in one group or several; with several, each is kept from the words that those before it take now."""
 
     kind = Beams
+    apart = False
 
     def __init__(self, task: Task):
         self.options = task.options

@@ -44,12 +44,18 @@ def test_every_family_of_decoders_gives_what_generate_gives(blocks, name):
     assert_equal_to_generate(model, model.encode(**tiny_batch(samples=4)[0]), max_new_tokens=9, **SEARCHES[name])
 
 
+def fitted(options, tokens):
+    """The options with so many tokens at most, and no more at least: more would be refused."""
+    least = {"min_new_tokens": min(tokens, options["min_new_tokens"])} if "min_new_tokens" in options else {}
+    return options | {"max_new_tokens": tokens} | least
+
+
 @pytest.mark.parametrize("name", SEARCHES)
 def test_every_option_gives_what_generate_gives(name):
     model = tiny_captioner()
     memory = model.encode(**tiny_batch(samples=5)[0])
     for tokens in (1, 2, 9):
-        assert_equal_to_generate(model, memory, max_new_tokens=tokens, **SEARCHES[name])
+        assert_equal_to_generate(model, memory, **fitted(SEARCHES[name], tokens))
 
 
 @settings(max_examples=40, deadline=None)
@@ -74,7 +80,7 @@ def test_any_options_together_give_what_generate_gives(seed, beams, captions, op
     model = tiny_captioner(*mode, seed=seed)
     memory = model.encode(**tiny_batch(samples=3, seed=seed)[0])
     options |= {"num_beams": beams, "num_return_sequences": min(beams, captions)}
-    assert_equal_to_generate(model, memory, **options)
+    assert_equal_to_generate(model, memory, **fitted(options, options["max_new_tokens"]))
 
 
 @pytest.mark.parametrize("beams", [1, 4])

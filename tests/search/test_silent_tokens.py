@@ -95,3 +95,18 @@ def test_samples_come_from_the_words_that_may_be_said():
     logits = model.decode(torch.ones(1, 1, dtype=torch.long), memory).logits[0, -1]
     expected = logits.index_fill(0, torch.tensor(silent), -torch.inf).softmax(-1)
     torch.testing.assert_close(drawn.bincount(minlength=20) / len(drawn), expected, atol=0.05, rtol=0)
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    name=st.sampled_from([name for name in SEARCHES | ALONE if "several ends" not in name and "forbidden" not in name]),
+    silent=st.lists(st.sampled_from([0, 1, 3, 4, 6, 8, *range(10, 20)]), unique=True, min_size=1, max_size=10),
+    seed=st.integers(0, 7),
+)
+def test_in_every_kind_of_search_a_silent_token_is_a_forbidden_word(name, silent, seed):
+    model = tiny_captioner(*list(MODES)[seed % len(MODES)], seed=seed)
+    memory = model.encode(**tiny_batch(samples=3, seed=seed)[0])
+    options = {"max_new_tokens": 7} | (SEARCHES | ALONE)[name]
+    found = search(model, memory, SearchOptions(suppress_tokens=silent, **options), seeds=[seed, 1, 2])
+    words = [[token] for token in silent]
+    assert found == search(model, memory, SearchOptions(bad_words_ids=words, **options), seeds=[seed, 1, 2])
