@@ -207,7 +207,8 @@ def serve(name: str, port: int | None = None, open_browser: bool = False) -> tup
         port: None: the first free one from 7860.
 
     Returns:
-        The address, and a function that waits until the page is stopped (Ctrl-C or SIGTERM) and leaves nothing behind.
+        The address, and a function that waits until the page is stopped (Ctrl-C or SIGTERM) and
+        removes the pictures of its examples.
 
     Raises:
         AdoptError: a captioner that cannot be loaded.
