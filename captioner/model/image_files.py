@@ -123,7 +123,8 @@ def _recognised(file: BinaryIO, name: str | bytes, most: int) -> ImageFile.Image
                 file.seek(0)
                 return open_as(file, name)
         except NO_SUCH_FORMAT as error:
-            said = error if isinstance(error, SyntaxError) else "it ends too early"
+            early = isinstance(error.__cause__ or error, IndexError | struct.error | EOFError)
+            said = "it ends too early" if early else error
             damage = damage or (None if form == "TGA" else f"the header of this {form} is damaged: {said}")
     heic_waits = "HEIF" not in Image.OPEN and header[4:8] == b"ftyp" and header[8:12] in HEIC_BRANDS
     raise ValueError(NEEDS_EXTRA if heic_waits else damage or _unknown(header))
