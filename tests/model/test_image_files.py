@@ -14,7 +14,7 @@ from samples import encode, photo
 
 from captioner.data.metadata import read_metadata
 from captioner.model import MAX_PIXELS, ImageError, ImageSettings, images, open_image
-from captioner.model.image_files import FORMATS, TOO_LARGE, check_image, opened
+from captioner.model.image_files import IMAGE_FORMATS, TOO_LARGE, check_image, opened
 
 EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\nshowpage\n"
 SIDE = 13_000
@@ -197,7 +197,7 @@ def test_an_image_that_pillow_opened_and_has_not_decoded_is_refused_likewise(tmp
 def test_no_plugin_of_pillow_is_asked_beyond_the_list(monkeypatch):
     Image.init()
     for name, (_, accepts) in list(Image.OPEN.items()):
-        if name not in FORMATS:
+        if name not in IMAGE_FORMATS:
             monkeypatch.setitem(Image.OPEN, name, (lambda *a: pytest.fail("it was opened"), accepts))
     for form in READ:
         assert open_image(encode(photo(), form)).size == (53, 37)
