@@ -18,8 +18,8 @@ from PIL.BmpImagePlugin import DibImageFile
 from PIL.IcoImagePlugin import IcoFile
 
 # Pillow's names. Pictures for two eyes (MPO) are JPEGs to it; TGA comes last, since nothing marks it.
-FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "DIB", "TIFF", "PPM", "JPEG2000", "AVIF", "HEIF", "ICO", "TGA")
-OPENED_ELSEWHERE = (*FORMATS, "MPO", None)  # what Pillow says of an image that was opened, or made
+IMAGE_FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "DIB", "TIFF", "PPM", "JPEG2000", "AVIF", "HEIF", "ICO", "TGA")
+OPENED_ELSEWHERE = (*IMAGE_FORMATS, "MPO", None)  # what Pillow says of an image that was opened, or made
 MAX_PIXELS = 120_000_000  # decoded, a gigabyte; above what one shot of a phone or a medium format camera has
 TOO_LARGE = (
     "make it smaller, or raise the limit: `--max-pixels` of `captioner caption`, `processor.max_pixels` in Python"
@@ -115,7 +115,7 @@ def _recognised(file: BinaryIO, name: str | bytes, most: int) -> ImageFile.Image
         raise ValueError("the file is empty (0 bytes); copy it again from where it came")
     Image.preinit()
     damage = None
-    for form in FORMATS:
+    for form in IMAGE_FORMATS:
         try:
             if (open_as := _plugin(form, header)) is not None:
                 if form in CLAIMS:
@@ -123,7 +123,8 @@ def _recognised(file: BinaryIO, name: str | bytes, most: int) -> ImageFile.Image
                 file.seek(0)
                 return open_as(file, name)
         except NO_SUCH_FORMAT as error:
-            said = error if isinstance(error, SyntaxError) else "it ends too early"
+            early = isinstance(error.__cause__ or error, IndexError | struct.error | EOFError)
+            said = "it ends too early" if early else error
             damage = damage or (None if form == "TGA" else f"the header of this {form} is damaged: {said}")
     heic_waits = "HEIF" not in Image.OPEN and header[4:8] == b"ftyp" and header[8:12] in HEIC_BRANDS
     raise ValueError(NEEDS_EXTRA if heic_waits else damage or _unknown(header))
@@ -180,7 +181,9 @@ def _unknown(header: bytes) -> str:
     Image.init()
     start = header.lstrip().lower()
     known = [name for name, starts in NO_IMAGES.items() if start.startswith(starts)]
-    known += [form for form, (_, accepts) in Image.OPEN.items() if form not in FORMATS and _accepted(accepts, header)]
+    known += [
+        form for form, (_, accepts) in Image.OPEN.items() if form not in IMAGE_FORMATS and _accepted(accepts, header)
+    ]
     return _refused(" or ".join(known)) if known else "it is not in an image format that Pillow reads"
 
 

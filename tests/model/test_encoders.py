@@ -171,6 +171,18 @@ def test_a_captioner_may_only_look_or_only_read():
     assert reads.generate(**inputs, num_beams=2, max_new_tokens=4).shape[0] == 2
 
 
+def test_a_misspelt_input_is_refused_whether_the_encoders_run_or_not():
+    model = tiny_captioner(encoders={"sound": {"feature_size": 6}})
+    inputs, ids = tiny_batch(samples=2)
+    seen = model.encode(**inputs)
+    for wrong in ("pixel_value", "sound_value", "output_attention"):
+        for given in (inputs, {"encoder_outputs": seen}):
+            with pytest.raises(TypeError, match=rf"the encoders take pixel_values, .*, but not {wrong}$"):
+                model(**given, decoder_input_ids=ids, **{wrong: torch.ones(2)})
+    known = model(**inputs, encoder_outputs=seen, decoder_input_ids=ids, sound_values=None).logits
+    assert torch.equal(known, model(encoder_outputs=seen, decoder_input_ids=ids).logits)
+
+
 def test_inputs_that_a_captioner_cannot_take_are_named():
     inputs, _ = tiny_batch(samples=2)
     with pytest.raises(

@@ -61,6 +61,30 @@ def test_a_mask_replaced_after_a_step_changes_the_next_logits(mode):
         assert torch.equal(model.decode(ids, seen).logits, model.decode(ids, fresh).logits)
 
 
+def test_a_loss_through_a_memory_without_gradients_says_that_the_encoders_learn_nothing():
+    model = tiny_captioner()
+    inputs, ids = tiny_batch()
+    with torch.no_grad():
+        seen = model.encode(**inputs)
+        model(encoder_outputs=seen, labels=ids)  # nobody learns
+    with pytest.warns(UserWarning, match="`encoder_outputs` was encoded without gradients, so that the encoders learn"):
+        model(encoder_outputs=seen, labels=ids).loss.backward()
+    assert all(own.grad is None for own in model.encoder.parameters())
+    assert any(own.grad is not None for own in model.decoder.parameters())
+
+
+def test_frozen_encoders_and_a_memory_with_gradients_are_silent(recwarn):
+    model = tiny_captioner()
+    inputs, ids = tiny_batch()
+    model(encoder_outputs=model.encode(**inputs), labels=ids).loss.backward()
+    assert any(own.grad is not None for own in model.encoder.parameters())
+    model.encoder.requires_grad_(False)
+    with torch.no_grad():
+        seen = model.encode(**inputs)
+    model(encoder_outputs=seen, labels=ids).loss.backward()
+    assert not [warning for warning in recwarn if "encoder_outputs" in str(warning.message)]
+
+
 @pytest.mark.parametrize("before", [torch.no_grad, torch.inference_mode])
 def test_looking_without_gradients_first_takes_no_gradient_from_the_encoders(before):
     model = tiny_captioner()

@@ -1,6 +1,7 @@
 """What the processor makes of a batch: names, shapes, masks, ids and labels, and what it says of a wrong one."""
 
 import numpy as np
+import pandas
 import pytest
 import torch
 from hypothesis import given
@@ -44,6 +45,25 @@ def test_single_items_lists_and_stacked_arrays_are_batches(processor):
         assert torch.equal(processor(images=images)["pixel_values"], one.repeat(2, 1, 1, 1))
     grouped = processor(images=photo(), captions=[["a", "b", "c"]])
     assert len(grouped["labels"]) == 3
+
+
+@pytest.mark.parametrize("shape", [(8, 12, 3), (3, 8, 12), (96, 3, 3), (4, 96, 96), (8, 12), (8, 12, 1), (1, 8, 12)])
+@pytest.mark.parametrize("make", [np.asarray, torch.tensor], ids=["array", "tensor"])
+def test_one_array_is_one_image_and_never_its_rows(processor, shape, make):
+    pixels = make(np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8))
+    one = processor(images=pixels, context="a dog")["pixel_values"]
+    assert one.shape == (1, 3, 8, 12)
+    for batch in ([pixels], (pixels,), pixels[None], iter([pixels]), [[pixels]]):
+        assert torch.equal(processor(images=batch)["pixel_values"], one)
+    assert torch.equal(processor(images=[pixels, pixels])["pixel_values"], one.repeat(2, 1, 1, 1))
+
+
+def test_columns_of_a_table_are_batches(processor, tmp_path):
+    photo().save(tmp_path / "a.png")
+    paths = np.array([str(tmp_path / "a.png")] * 2)
+    for images in (paths, paths.astype(object), pandas.Series(paths), dict.fromkeys(["x", "y"], paths[0]).values()):
+        batch = processor(images=images, context=np.array(["a dog", "a cat"]))
+        assert [len(batch[name]) for name in ("pixel_values", "context_input_ids")] == [2, 2]
 
 
 def test_absent_images_are_zeros_with_a_mask(processor):
@@ -97,6 +117,22 @@ def test_an_empty_batch_has_no_rows(processor):
         ({"captions": ["a", None]}, "captions must be text, but one is None; leave its sample out"),
         ({"captions": [["a", 7]]}, "captions must be text, but one is 7; leave its sample out"),
         ({"images": ["gone.jpg"]}, "cannot read the image 'gone.jpg': No such file or directory"),
+        ({"images": [photo()] * 3, "context": ["a"]}, "there is 3 images, 1 context;"),
+        ({"images": [photo()], "context": ["a", "b"]}, "there is 1 images, 2 context;"),
+        ({"images": np.zeros((8, 12, 3), np.uint8), "context": ["a"] * 8}, "there is 1 images, 8 context;"),
+        ({"images": [[[photo()]]]}, "a batch is a list of samples, and a sample an image or a list of its images,"),
+        ({"images": [[[0, 255], [255, 0]]]}, "cannot read the image given as list: a batch is a list of samples"),
+        ({"images": [0, 255]}, "cannot read the image given as int: give a PIL image, a path, bytes"),
+        ({"images": np.zeros((2, 2, 8, 12, 3), np.uint8)}, "two or three dimensions; give several as a list"),
+        ({"images": np.zeros((16, 8, 12), np.uint8)}, "the first or the last dimension must be 1, 3 or 4 channels"),
+        ({"images": np.zeros(7)}, "cannot read the image given as float64 of shape ()"),
+        ({"images": np.full((8, 12, 3), np.nan)}, "floats must lie in 0…1, but some are NaN or infinite;"),
+        ({"images": torch.full((3, 8, 12), torch.inf)}, "floats must lie in 0…1, but some are NaN or infinite;"),
+        ({"images": np.full((8, 12, 3), 200.0)}, "floats must lie in 0…1, but go from 200 to 200; rescale them"),
+        ({"images": torch.full((2, 3, 8, 12), -1.0)}, "floats must lie in 0…1, but go from -1 to -1; rescale them"),
+        ({"context": ["a", float("nan")]}, "a context must be a text, or None where there is none, but one is nan"),
+        ({"context": [["a", "b"]]}, "a context must be a text, or None where there is none, but one is ['a', 'b']"),
+        ({"captions": [[["a"]]]}, "captions must be text, but one is ['a']"),
     ],
 )
 def test_wrong_batches_are_explained(processor, arguments, message):
