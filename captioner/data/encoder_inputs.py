@@ -6,14 +6,14 @@ Knows nothing about captions.
 from collections.abc import Collection
 from typing import Any, NamedTuple
 
-from ..model import CaptionerProcessor, ImageError
+from ..model import CaptionerProcessor, FeatureError, ImageError
 from .augmentation import Augmentation
 from .dataset import Batch, Sample
-from .faults import MISSING, UNREADABLE, Bad
+from .faults import MISSING, UNREADABLE, UNREADABLE_FEATURES, Bad
 
 
 class Opened(NamedTuple):
-    """Samples whose images can be read or are absent.
+    """Samples whose images and further modalities can be read or are absent.
 
     Args:
         images: of each sample one, None or a list; None where the batch has no images.
@@ -51,18 +51,33 @@ class EncoderInputs:
         return [name for name in usable if any(sample.get(name) is not None for sample in samples)]
 
     def open(self, samples: list[Sample], wanted: Collection[str]) -> Opened:
-        """Decode the images, if they are wanted."""
-        if "image" not in wanted:
-            return Opened(samples, None, [])
-        opened = Opened([], [], [])
+        """Decode the images and read the further modalities, those that are wanted."""
+        images, names = "image" in wanted, [name for name in wanted if name in self.processor.further]
+        opened, shapes = Opened([], [] if images else None, []), {}
         for sample in samples:
             try:
-                opened.images.append(self.processor.open_images(sample.get("image")))
-                opened.samples.append(sample)
+                image = self.processor.open_images(sample.get("image")) if images else None
+                read = {name: self._features(name, sample, shapes) for name in names}
             except ImageError as error:
                 kind = MISSING if isinstance(error.__cause__, FileNotFoundError) else UNREADABLE
                 opened.bad.append(Bad(kind, sample["id"], str(error)))
+            except FeatureError as error:
+                opened.bad.append(Bad(UNREADABLE_FEATURES, sample["id"], str(error)))
+            else:
+                opened.samples.append({**sample, **read})
+                if images:
+                    opened.images.append(image)
         return opened
+
+    def _features(self, name: str, sample: Sample, shapes: dict[str, Any]) -> Any:
+        """A sample's values of a further modality, which may differ from those before in length alone."""
+        if sample.get(name) is None:
+            return None
+        values = self.processor.further[name].read(sample[name], name)
+        shape = shapes.setdefault(name, values.shape[1:])
+        if values.shape[1:] != shape:
+            raise FeatureError(f"`{name}` is (S, *{tuple(values.shape[1:])}), but (S, *{tuple(shape)}) in its batch")
+        return values
 
     def __call__(self, opened: Opened, wanted: Collection[str]) -> Batch:
         """Opened samples → the tensors of the wanted modalities, each with its mask."""

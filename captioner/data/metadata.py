@@ -72,7 +72,12 @@ def _exif(image: Image.Image) -> Iterator[tuple[str, str]]:
         value = exif.get(tag, b"")
         text = bytes(value).decode("utf-16-le", "ignore") if not isinstance(value, str) else value
         yield name, text.replace(";", ", ") if name == "keywords" else text
-    yield "description", str(exif.get(ExifTags.Base.ImageDescription, ""))
+    value = exif.get(ExifTags.Base.ImageDescription, "")
+    try:
+        value = value.encode("latin-1") if isinstance(value, str) else bytes(value)  # what Pillow took for Latin-1
+        yield "description", _decode(value, "cp1252")
+    except (UnicodeEncodeError, TypeError):
+        yield "description", str(value)
 
 
 def _decode(value: bytes, charset: str) -> str:

@@ -16,6 +16,7 @@ from .held_out import part_of
 from .repositories import read_repository
 from .rows import Rows
 from .sidecars import read_sidecars
+from .split_names import SAME_SPLIT
 from .streaming import read_once
 from .tables import read_table
 from .vqa import read_vqa
@@ -42,7 +43,7 @@ def load_split(settings: DataSettings, split: str) -> Samples | Scenes:
 
     Raises:
         SettingsError: `hold_out` beside what it cannot go with.
-        DataError: anything missing, empty or malformed, in one line with the remedy.
+        DataError, SceneError: anything missing, empty or malformed, in one line with the remedy.
     """
     if settings.hold_out is not None and (settings.source == "scenes" or settings.streaming):
         what = (
@@ -50,7 +51,7 @@ def load_split(settings: DataSettings, split: str) -> Samples | Scenes:
         )
         raise SettingsError(f"`data.hold_out` is {settings.hold_out}, but {what}; leave it out")
     if settings.source == "scenes":
-        return load_scenes(settings, split)
+        return load_scenes(settings, "validation" if split in SAME_SPLIT else split)
     where = f"split {split!r} of {settings.path}"
     if settings.streaming:
         return samples_of(read_once(settings, split), split, where, None, settings.max_bad_share, whole=True)

@@ -4,6 +4,7 @@ Knows nothing about encoders; waveforms become what an encoder takes by a featur
 B, S, D as in every file.
 """
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -104,8 +105,16 @@ def as_samples(values: Any) -> list[Any]:
     return list(values) if isinstance(values, list | tuple) or getattr(values, "ndim", 0) == 3 else [values]
 
 
+def _file_and_key(path: str) -> tuple[str, str]:
+    """What a path says before and behind its last "#", unless a file is called so."""
+    if os.path.exists(path):
+        return path, ""
+    file, _, key = path.rpartition("#")
+    return (file, key) if file else (path, "")
+
+
 def _open(path: str | Path, name: str) -> np.ndarray:
-    file, _, key = str(path).partition("#")
+    file, key = _file_and_key(str(path))
     if file.endswith(".npy"):
         return np.load(file, allow_pickle=False)
     if not file.endswith(".safetensors"):

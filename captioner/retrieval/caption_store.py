@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from ..base import one_line, recover, whole
+from ..base import one_line, parse_json, read_text, recover, whole
 
 FORMAT = 1
 EXACT = 50_000  # images up to which every one is compared; above, the nearest cells of an inverted file
@@ -76,10 +76,16 @@ class CaptionStore:
         self.directory = Path(directory)
         recover(self.directory)
         self.facts = _facts(self.directory)
-        self.captions, self.ids = Texts(self.directory, "captions"), Texts(self.directory, "ids")
-        self.ends = np.load(self.directory / "images.npy", mmap_mode="r")
         faiss = import_faiss()
-        self.index = faiss.read_index(str(self.directory / "index.faiss"), faiss.IO_FLAG_MMAP_IFC)
+        try:
+            self.captions, self.ids = Texts(self.directory, "captions"), Texts(self.directory, "ids")
+            self.ends = np.load(self.directory / "images.npy", mmap_mode="r")
+            self.index = faiss.read_index(str(self.directory / "index.faiss"), faiss.IO_FLAG_MMAP_IFC)
+        except (OSError, ValueError, EOFError, RuntimeError) as error:
+            raise StoreError(
+                f"the caption store {directory} lacks a file or has a broken one: {one_line(error)[-200:]}; make it "
+                "again with `captioner index`"
+            ) from error
         if not len(self.ids) == len(self.ends) == self.index.ntotal:
             raise StoreError(f"{directory} mixes files of several stores; make it again with `captioner index`")
 
@@ -175,8 +181,8 @@ def _sample(features: np.ndarray, count: int) -> np.ndarray:
 
 def _facts(directory: Path) -> dict[str, Any]:
     try:
-        facts = json.loads((directory / "store.json").read_text())
-    except (OSError, ValueError) as error:
+        facts = dict(parse_json(read_text(directory / "store.json"), "store.json"))
+    except (OSError, ValueError, TypeError) as error:
         raise StoreError(
             f"{directory} is no caption store; make one with `captioner index DATASET --output {directory}`"
         ) from error

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from os.path import basename
 from pathlib import Path
 from typing import Any
+from unicodedata import normalize
 
 import numpy as np
 from accelerate import Accelerator
@@ -68,20 +69,25 @@ def neighbours(
         count: at most, per image.
         near_duplicate: images with this cosine or more are passed over.
     """
-    names, wanted, most = [basename(name) for name in ids], count + SPARE, min(len(store), MOST)
+    names, wanted, most = [_file_name(name) for name in ids], count + SPARE, min(len(store), MOST)
     while True:
         found = zip(names, *store.search(features, wanted), strict=True)
         others = [
             [
                 place
                 for cosine, place in zip(cosines, places.tolist(), strict=True)
-                if place >= 0 and cosine < near_duplicate and basename(store.ids[place]) != name
+                if place >= 0 and cosine < near_duplicate and _file_name(store.ids[place]) != name
             ]
             for name, cosines, places in found
         ]
         if wanted >= most or all(len(own) >= count for own in others):
             return [own[:count] for own in others]
         wanted *= 4
+
+
+def _file_name(name: str) -> str:
+    """The last part of an id, in one Unicode form."""
+    return normalize("NFC", basename(name))
 
 
 def join(typed: str | None, captions: Sequence[str]) -> str | None:

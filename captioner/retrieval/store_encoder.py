@@ -74,6 +74,8 @@ class StoreEncoder:
             found = encoder_fingerprint(directory / WEIGHTS, config, settings)
         except (OSError, KeyError) as error:
             raise StoreError(f"the caption store {directory} lacks {error}; {ADVICE}") from error
+        except (TypeError, ValueError) as error:
+            raise StoreError(f"the caption store {directory} tells of no image encoder: {error}; {ADVICE}") from error
         if found != facts["fingerprint"]:
             raise StoreError(
                 f"the caption store {directory} was made by another image encoder than the one in it "

@@ -122,6 +122,10 @@ def make_scene(seed: int, split: str, level: int, index: int) -> Scene:
     return Scene(level, place_things(rng, seen), names[0], tuple(facts[i] for i in order), key)
 
 
+class SceneError(ValueError):
+    """Scenes that there are not; the message says which there are."""
+
+
 class Scenes:
     """Scenes of one split as samples: `image` an array, `captions`, `context`, `id`, and the `level`.
 
@@ -134,8 +138,8 @@ class Scenes:
 
     def __init__(self, split: str, levels: list[int], count: int, seed: int = 0):
         known = list(self.known_levels)
-        if split not in SPLITS or not set(levels) <= set(known):
-            raise ValueError(
+        if split not in SPLITS or not levels or not set(levels) <= set(known):
+            raise SceneError(
                 f"scenes have the splits {list(SPLITS)} and the levels {known}, but {split!r} with {levels} "
                 "was asked for"
             )

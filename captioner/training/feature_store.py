@@ -118,7 +118,8 @@ class StoredCollator:
         for sample in unreadable:
             sample["bad"] = [Bad(UNREADABLE_IMAGE, sample["id"], "when the feature store was made")]
         batch = self.collator(samples)
-        samples = [sample for sample in samples if states[sample["index"]] != UNREADABLE] or unreadable[:1]
+        lost = {bad.id for bad in batch.get("bad", ()) if bad.left_out}
+        samples = [sample for sample in samples if sample["id"] not in lost] or samples[:1]
         rows = [sample["index"] for sample in samples]
         mask = [states[sample["index"]] == PRESENT and sample.get("image") is not None for sample in samples]
         batch["pixel_values"] = torch.from_numpy(self.store.rows(rows))
