@@ -39,6 +39,7 @@ from .caption_options import (
     RunGroup,
     SearchGroup,
 )
+from .idle_options import refuse_idle
 from .options import grouped
 from .terminal import fail, quiet, teaching
 
@@ -73,6 +74,7 @@ def caption(
     The same command goes on where it was stopped or killed. `accelerate launch -m captioner caption …` uses every GPU.
     """
     paths = paths or []
+    refuse_idle(paths, chosen, context, search, written, run)
     if run.merge:
         _merge(paths, written)
         return
@@ -87,7 +89,7 @@ def caption(
         context=read,
         batch_size=run.batch_size,
         workers=run.num_workers,
-        seed=search.seed,
+        seed=search.seed or 0,
         scores=written.scores,
         max_pixels=chosen.max_pixels,
         reads_only=not paths,

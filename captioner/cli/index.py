@@ -30,17 +30,20 @@ class EncoderGroup:
         """Refuse none, and two."""
         if (self.model is None) == (self.encoder is None):
             fail("give what looks at the images: a captioner with `--model`, or a timm model with `--encoder`", code=2)
+        if self.weights is not None and self.encoder is None:
+            fail("`--weights` are those of `--encoder`, which is not given; leave them out", code=2)
 
     def load(self, device: str | None) -> "StoreEncoder":
         """The encoder, on its device."""
         from ..adopt import load
         from ..retrieval import StoreEncoder
 
+        place = Processes(device).device
         if self.encoder is None:
             made = StoreEncoder.of_captioner(*load(self.model))
         else:
             made = StoreEncoder.of_timm(self.encoder, self.weights or True)
-        made.encoder.to(Processes(device).device)
+        made.encoder.to(place)
         return made
 
 
