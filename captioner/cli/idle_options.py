@@ -13,7 +13,7 @@ from ..bulk import TABLE_SUFFIXES
 from .caption_options import ContextGroup, InputGroup, OutputGroup, RunGroup, SearchGroup
 from .terminal import fail
 
-NAMES = {"as_json": "--json"}
+OPTION_NAMES = {"as_json": "--json"}
 MERGED = ("output", "errors", "existing", "overwrite", "merge")  # options that go with `--merge`
 
 
@@ -69,5 +69,5 @@ def _refuse_inputs(paths: Sequence[str], chosen: InputGroup, context: ContextGro
 def _refuse(names: Collection[str], why: str) -> None:
     if names:
         name = next(iter(names))
-        option = NAMES.get(name, "--" + name.replace("_", "-"))
+        option = OPTION_NAMES.get(name, "--" + name.replace("_", "-"))
         fail(f"`{option}` would do nothing, since {why}; leave it out", code=2)

@@ -14,8 +14,8 @@ from .terminal import fail, quiet, teaching
 if TYPE_CHECKING:
     from ..retrieval import StoreEncoder
 
-STORE = ("store.json", "index.faiss", "images.npy", "ids.npy", "captions.npy")  # what every store has
-OTHERS = ("ids_ends.npy", "captions_ends.npy", "encoder.safetensors")
+STORE_FILES = ("store.json", "index.faiss", "images.npy", "ids.npy", "captions.npy")  # what every store has
+MORE_STORE_FILES = ("ids_ends.npy", "captions_ends.npy", "encoder.safetensors")
 
 
 @dataclass(frozen=True)
@@ -70,8 +70,8 @@ def index(
     """Build a caption store, whose captions `--retrieve` then makes the context of images that look alike."""
     settings = _settings(dataset, overrides or [])
     looking.check()
-    if all((output / name).is_file() for name in STORE):
-        claim(output, [*STORE, *OTHERS])  # of a version that left no mark
+    if all((output / name).is_file() for name in STORE_FILES):
+        claim(output, [*STORE_FILES, *MORE_STORE_FILES])  # of a version that left no mark
     check_replaceable(output)
     quiet()
     from ..data import load_split
