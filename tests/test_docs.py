@@ -246,7 +246,7 @@ def test_a_wrong_option_setting_or_command_in_a_document_is_noticed(here):
 def test_options_and_settings_that_a_document_names_exist(document):
     code = " ".join(re.findall(r"`([^`\n]+)`", prose(document)))
     known = {name for command in COMMANDS.values() for option in command.params for name in option.opts}
-    assert set(re.findall(r"(?<!\S)--[a-z][a-z-]+", code)) <= {*known, "--help"}
+    assert set(re.findall(r"(?<!\S)--[a-z][a-z-]+", code)) <= {*known, "--help", "--debug"}
     for section, key in re.findall(r"(?<![\w./])(model|data|training|generation)\.(?!py\b)([a-z_]+)", code):
         assert key in Settings.model_fields[section].annotation.model_fields, f"{section}.{key}"
 

@@ -43,11 +43,17 @@ def attend(
         "attend.png"
     ),
     weights: WeightsGroup,
-    beams: Annotated[int, typer.Option("--beams", "--num-beams", min=1, help="Beams of the search; 1 is greedy.")] = 3,
-    max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", "--max-length", min=1)] = 30,
+    beams: Annotated[
+        int | None, typer.Option("--beams", "--num-beams", min=1, help="Of the search, default: 3; 1 is greedy.")
+    ] = None,
+    max_new_tokens: Annotated[
+        int | None, typer.Option("--max-new-tokens", "--max-length", min=1, help="Default: 30.")
+    ] = None,
 ) -> None:
     """Draw what each word of a caption looked at and read."""
     files = dict(map(_named, further or []))
+    if caption is not None and (beams or max_new_tokens):
+        fail("`--caption` is given, so nothing is searched; leave `--beams` and `--max-new-tokens` out", code=2)
     if image is None and context is None and not files:
         fail("nothing to caption: give an IMAGE, `--context` or `--further NAME=FILE`", code=2)
     try:
@@ -61,7 +67,7 @@ def attend(
     from ..explain import look
 
     quiet()
-    seen = look(*load(model), image, context, caption, files, num_beams=beams, max_new_tokens=max_new_tokens)
+    seen = look(*load(model), image, context, caption, files, num_beams=beams or 3, max_new_tokens=max_new_tokens or 30)
     save_picture(picture(seen.found, seen.photo, **vars(weights)), output)
     console.print(_table(seen.found, weights))
     say(f"the picture: {output}")

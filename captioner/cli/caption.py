@@ -39,6 +39,7 @@ from .caption_options import (
     RunGroup,
     SearchGroup,
 )
+from .idle_options import refuse_idle
 from .options import grouped
 from .terminal import fail, quiet, teaching
 
@@ -48,7 +49,7 @@ if TYPE_CHECKING:
     from ..retrieval import Retriever
 
 STOPPED = 130
-EMPTY = (
+SAYS_NOTHING = (
     "every caption is empty: the captioner says nothing about these images; try `--min-new-tokens 3`, or train it "
     "longer and on captions whose words its vocabulary has"
 )
@@ -73,6 +74,7 @@ def caption(
     The same command goes on where it was stopped or killed. `accelerate launch -m captioner caption …` uses every GPU.
     """
     paths = paths or []
+    refuse_idle(paths, chosen, context, search, written, run)
     if run.merge:
         _merge(paths, written)
         return
@@ -87,7 +89,7 @@ def caption(
         context=read,
         batch_size=run.batch_size,
         workers=run.num_workers,
-        seed=search.seed,
+        seed=search.seed or 0,
         scores=written.scores,
         max_pixels=chosen.max_pixels,
         reads_only=not paths,
@@ -228,7 +230,7 @@ def _sum_up(summary: Summary, speed: str, where: str, target: Target) -> None:
         reasons = f" (reasons in {target.errors_file})" if target.errors_file.exists() else ""
         fail(f"{_failed(summary.failed, summary.total)}{reasons}", code=1)
     if summary.empty and summary.empty == summary.captioned:
-        fail(EMPTY, code=1)
+        fail(SAYS_NOTHING, code=1)
 
 
 def _failed(failed: int, total: int) -> str:
@@ -260,7 +262,7 @@ def _show(inputs: Inputs, start: Start, written: OutputGroup) -> None:
     if failed:
         fail(_failed(len(failed), seen), code=1)
     if empty and empty == seen - len(failed):
-        fail(EMPTY, code=1)
+        fail(SAYS_NOTHING, code=1)
 
 
 def _json(record: dict[str, Any]) -> str:

@@ -160,13 +160,20 @@ class SearchGroup:
     temperature: Annotated[float | None, typer.Option(help="Draw words; so do --top-k and --top-p.", **SEARCH)] = None
     top_k: Annotated[int | None, typer.Option(min=0, **SEARCH)] = None
     top_p: Annotated[float | None, typer.Option(**SEARCH)] = None
-    seed: Annotated[int, typer.Option(help="Of drawn words; each image has its own from it.", **SEARCH)] = 0
+    seed: Annotated[
+        int | None, typer.Option(help="Of drawn words, default: 0; each image has its own from it.", **SEARCH)
+    ] = None
+
+    @property
+    def draws(self) -> list[str]:
+        """The options that ask for drawn words."""
+        return [name for name in ("temperature", "top_k", "top_p") if getattr(self, name) is not None]
 
     def generation(self) -> GenerationSettings:
         """The settings of the same names; words are drawn where temperature, top-k or top-p is given."""
         given = {name: value for name, value in vars(self).items() if name in GenerationSettings.model_fields}
         given = {name: value for name, value in given.items() if value is not None}
-        drawing = [name for name in ("temperature", "top_k", "top_p") if name in given]
+        drawing = self.draws
         beams = self.beams or (1 if drawing else 3)
         if drawing and beams > 1:
             draws = ", ".join(drawing)

@@ -89,7 +89,7 @@ def _unknown(error: BaseException) -> tuple[int, str]:
     return FAILED, f"{type(error).__name__}: {_short(error)}; report it with what `--debug` prints"
 
 
-KINDS: dict[str, Callable] = {
+EXPLANATIONS: dict[str, Callable] = {
     "SafetensorError": _weights,
     "OutOfMemoryError": _memory,
     "MemoryError": _memory,
@@ -107,7 +107,7 @@ KINDS: dict[str, Callable] = {
 def explained(error: BaseException) -> tuple[int, str]:
     """An exit code, and a line that says what went wrong and what to do."""
     names = [base.__name__ for base in type(error).__mro__]
-    explain = next((KINDS[name] for name in names if name in KINDS), _unknown)
+    explain = next((EXPLANATIONS[name] for name in names if name in EXPLANATIONS), _unknown)
     code, line = explain(error)
     return code, line or type(error).__name__
 

@@ -14,8 +14,8 @@ from .terminal import fail, quiet, teaching
 if TYPE_CHECKING:
     from ..retrieval import StoreEncoder
 
-STORE = ("store.json", "index.faiss", "images.npy", "ids.npy", "captions.npy")  # what every store has
-OTHERS = ("ids_ends.npy", "captions_ends.npy", "encoder.safetensors")
+STORE_FILES = ("store.json", "index.faiss", "images.npy", "ids.npy", "captions.npy")  # what every store has
+MORE_STORE_FILES = ("ids_ends.npy", "captions_ends.npy", "encoder.safetensors")
 
 
 @dataclass(frozen=True)
@@ -30,17 +30,20 @@ class EncoderGroup:
         """Refuse none, and two."""
         if (self.model is None) == (self.encoder is None):
             fail("give what looks at the images: a captioner with `--model`, or a timm model with `--encoder`", code=2)
+        if self.weights is not None and self.encoder is None:
+            fail("`--weights` are those of `--encoder`, which is not given; leave them out", code=2)
 
     def load(self, device: str | None) -> "StoreEncoder":
         """The encoder, on its device."""
         from ..adopt import load
         from ..retrieval import StoreEncoder
 
+        place = Processes(device).device
         if self.encoder is None:
             made = StoreEncoder.of_captioner(*load(self.model))
         else:
             made = StoreEncoder.of_timm(self.encoder, self.weights or True)
-        made.encoder.to(Processes(device).device)
+        made.encoder.to(place)
         return made
 
 
@@ -67,8 +70,8 @@ def index(
     """Build a caption store, whose captions `--retrieve` then makes the context of images that look alike."""
     settings = _settings(dataset, overrides or [])
     looking.check()
-    if all((output / name).is_file() for name in STORE):
-        claim(output, [*STORE, *OTHERS])  # of a version that left no mark
+    if all((output / name).is_file() for name in STORE_FILES):
+        claim(output, [*STORE_FILES, *MORE_STORE_FILES])  # of a version that left no mark
     check_replaceable(output)
     quiet()
     from ..data import load_split

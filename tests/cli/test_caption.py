@@ -205,7 +205,7 @@ def test_failed_images_are_listed_with_their_reasons_for_the_terminal_too(here):
     assert "1 of 2 images could not be read" in text(result)
     (record,) = read_records(here / "bad.csv")
     assert record["image"] == "in/13.png"
-    assert "not in an image format" in record["error"]
+    assert "the file is empty (0 bytes)" in record["error"]
 
 
 def test_json_lines_in_the_terminal_name_any_file(here):
@@ -235,6 +235,18 @@ def test_json_lines_in_the_terminal_name_any_file(here):
         ([], "nothing to caption: give images, folders"),
         (["--merge"], "`--merge` needs `--output`"),
         (["--merge", "--output", "x.jsonl"], "nothing to merge"),
+        (["in", "--overwrite"], "`--overwrite` would do nothing"),
+        (["in", "--existing", "fail"], "`--existing` would do nothing"),
+        (["in", "--output", "out.jsonl", "--json"], "`--json` would do nothing, since captions go to files"),
+        (["in", "--sidecar", "txt", "--overwrite", "--existing", "append"], "`--existing append` says something else"),
+        (["in", "--sidecar", "txt", "--scores"], "`--scores` would do nothing"),
+        (["in", "--seed", "7"], "`--seed` would do nothing, since no words are drawn"),
+        (["in", "--neighbours", "2"], "`--neighbours` would do nothing"),
+        (["in/00.png", "--recursive"], "`--recursive` would do nothing"),
+        (["in/00.png", "--split", "test"], "`--split` would do nothing"),
+        (["in/00.png", "--image-column", "photo"], "`--image-column` would do nothing"),
+        (["--context", "x", "--limit", "2"], "`--limit` would do nothing"),
+        (["--merge", "--output", "x.jsonl", "--beams", "2"], "`--beams` would do nothing"),
         (["in", "--output", "out.jsonl", "--errors", "no/errors.jsonl"], "which is no folder; make it first"),
     ],
 )
