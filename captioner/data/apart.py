@@ -10,7 +10,7 @@ import numpy as np
 from ..base import DataSettings, say, some
 from .faults import SHARED, Bad, DataError
 
-REMEDY = (
+HOLD_OUT = (
     "hold some out with 'data.train_split=train[:90%]' 'data.validation_split=train[90%:]', or with data.hold_out=0.1; "
     "to validate on what is trained on, give both splits the same name"
 )
@@ -35,7 +35,7 @@ def note_shared(training: Any, validation: Any, settings: DataSettings) -> None:
     if rows:
         raise DataError(
             f"{len(rows)} of {total} samples of split {settings.validation_split!r} are the same as in split "
-            f"{settings.train_split!r}, so validation would score what was trained on: {some(rows, 3)}; {REMEDY}"
+            f"{settings.train_split!r}, so validation would score what was trained on: {some(rows, 3)}; {HOLD_OUT}"
         )
     images = [names[place] for place in np.flatnonzero(_confirmed(own.images_in(other), validation, training) >= 0)]
     if images:

@@ -16,7 +16,7 @@ from .rows import Cells, Rows, file_rows
 from .split_names import SAME_SPLIT, WHOLE, check_known, choose_split
 
 TEXT_SUFFIXES = (".txt", ".caption")
-METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
+METADATA_TABLES = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
 OTHERS = frozenset((".parquet", ".arrow", ".tar", ".csv", ".tsv", ".jsonl", ".json", ".zip"))  # data of another kind
 
 
@@ -96,6 +96,6 @@ def _captions_in(file: str | None) -> list[str]:
 def holds_sidecars(folder: Path) -> bool:
     """Whether a folder has photos with texts beside them and no data of another kind."""
     names = [name for _, own in _files(folder) for name in own]
-    if any(name in METADATA or os.path.splitext(name)[1].lower() in OTHERS for name in names):
+    if any(name in METADATA_TABLES or os.path.splitext(name)[1].lower() in OTHERS for name in names):
         return False
     return any(photo.text is not None for photo in _photos(folder))

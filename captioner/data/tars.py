@@ -20,7 +20,7 @@ from datasets.features.features import cast_to_python_objects
 from datasets.filesystems import EXTENSION_TO_COMPRESSION_FS_FILE_CLS
 from datasets.packaged_modules.webdataset.webdataset import WebDataset
 
-EXAMPLES = 20  # samples of a tar from which its columns are known
+SAMPLES_LOOKED_AT = 20  # samples of a tar from which its columns are known
 IMAGES = frozenset(WebDataset.IMAGE_EXTENSIONS)
 TYPES = {
     Image: IMAGES,
@@ -151,7 +151,8 @@ class Tars(WebDataset):
         if not self.info.features and self.config.data_files:
             firsts = [files[0] for files in dl_manager.download(self.config.data_files).values()]
             samples = chain.from_iterable(
-                islice(self._get_pipeline_from_tar(file, dl_manager.iter_archive(file)), EXAMPLES) for file in firsts
+                islice(self._get_pipeline_from_tar(file, dl_manager.iter_archive(file)), SAMPLES_LOOKED_AT)
+                for file in firsts
             )
             self.info.features = _features(list(samples))
         return super()._split_generators(dl_manager)

@@ -8,7 +8,7 @@ from typing import Any
 
 COMMON = 0.9  # share of the captions that are one and the same, from which on it is said
 LETTERS_SHOWN = 60  # of a caption
-FEW = 10  # samples below which only all of them count
+FEWEST_CAPTIONS = 10  # samples below which only all of them count
 
 
 def remarks(records: list[dict[str, Any]]) -> list[str]:
@@ -27,7 +27,7 @@ def _same(records: list[dict[str, Any]]) -> str | None:
     """One caption for (nearly) all samples, and how often the commonest reference comes."""
     total = len(records)
     caption, count = Counter(record["caption"] for record in records).most_common(1)[0]
-    if total < 2 or count < (total if total < FEW else COMMON * total) or not caption.strip():
+    if total < 2 or count < (total if total < FEWEST_CAPTIONS else COMMON * total) or not caption.strip():
         return None
     references = Counter(reference for record in records for reference in set(record["captions"]))
     reference, beside = references.most_common(1)[0]

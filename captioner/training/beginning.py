@@ -10,11 +10,11 @@ from tempfile import TemporaryFile
 from typing import Any
 
 from ..base import OccupiedError, Processes, Settings, SettingsError, check_replaceable, say
-from .checkpoints import STATE, CheckpointError, checkpoints, step_of
+from .checkpoints import STATE_FILE, CheckpointError, checkpoints, step_of
 from .feature_store import STORE
 
-WEIGHTS = ("best", "last")
-WRITTEN = ("metrics.jsonl", "settings.yaml", "bad_data.jsonl")  # beside the weights and checkpoints of a run
+CAPTIONER_FOLDERS = ("best", "last")
+RUN_FILES = ("metrics.jsonl", "settings.yaml", "bad_data.jsonl")  # beside the weights and checkpoints of a run
 
 
 def begin(settings: Settings, resume: bool) -> Path | None:
@@ -49,7 +49,7 @@ def _identity(checkpoint: Path | None) -> str:
     """A checkpoint's name and what it holds, in a few letters."""
     if checkpoint is None:
         return "none"
-    state = checkpoint / STATE
+    state = checkpoint / STATE_FILE
     content = state.read_bytes() if state.is_file() else b""
     return f"{checkpoint.name} ({hashlib.sha256(content).hexdigest()[:8]})"
 
@@ -94,7 +94,7 @@ def _check_run(run: Path, found: list[Path], resume: bool) -> None:
             f"{run} holds {found[-1].name} of an earlier run; add --resume to go on from it, set another "
             "`training.output_dir`, or remove it"
         )
-    names = () if found else WEIGHTS if resume else (*WEIGHTS, *WRITTEN)
+    names = () if found else CAPTIONER_FOLDERS if resume else (*CAPTIONER_FOLDERS, *RUN_FILES)
     there = [name for name in names if (run / name).exists()]
     if there:
         raise OccupiedError(

@@ -16,8 +16,8 @@ from ..base import one_line, remove, whole
 from ..model import Captioner, CaptionerProcessor, write_card
 
 CHECKPOINT = re.compile(r"checkpoint-(\d+)")
-STATE = "state.json"
-FILES = ("*.safetensors", "*.json", "README.md", "vocab.txt", "merges.txt")  # of a captioner on disk
+STATE_FILE = "state.json"
+CHECKPOINT_FILES = ("*.safetensors", "*.json", "README.md", "vocab.txt", "merges.txt")  # of a captioner on disk
 
 Tensors = dict[str, dict[str, Tensor]]
 
@@ -57,7 +57,7 @@ def write_checkpoint(run: Path, step: int, tensors: Tensors, facts: dict[str, An
     with whole(run / f"checkpoint-{step}") as fresh:
         for file, own in tensors.items():
             save_file(_apart(own), fresh / f"{file}.safetensors")
-        (fresh / STATE).write_text(json.dumps(facts, allow_nan=False))
+        (fresh / STATE_FILE).write_text(json.dumps(facts, allow_nan=False))
     if most is not None:
         for path in checkpoints(run)[:-most]:
             remove(path)
@@ -66,7 +66,7 @@ def write_checkpoint(run: Path, step: int, tensors: Tensors, facts: dict[str, An
 def read_checkpoint(directory: Path) -> tuple[Tensors, dict[str, Any]]:
     """The tensors and facts of a checkpoint."""
     try:
-        facts = json.loads((directory / STATE).read_text())
+        facts = json.loads((directory / STATE_FILE).read_text())
         return {path.stem: load_file(path) for path in directory.glob("*.safetensors")}, facts
     except (OSError, ValueError, SafetensorError) as error:
         raise CheckpointError(

@@ -12,6 +12,7 @@ from accelerate.utils import set_seed
 from ..adopt import assemble, check_words
 from ..base import Settings, progress
 from ..data import TRAINING, steps
+from ..model import Captioner, CaptionerProcessor
 from ..search import search_options
 from .accelerator import start_accelerator
 from .beginning import begin
@@ -45,10 +46,8 @@ def train(settings: Settings, resume: bool = False) -> dict[str, float]:
         The scores of the best validation, with its `step`.
 
     Raises:
-        SettingsError, DataError, PartsError, AdoptError: what the settings ask for cannot be done.
-        VocabularyError: what the captions say cannot be written.
-        CheckpointError: a checkpoint cannot be read, or one is there though `resume` is not set.
-        OccupiedError, DisagreementError: as from `begin`.
+        SettingsError, DataError, PartsError, AdoptError, VocabularyError: what the settings ask for cannot be done.
+        CheckpointError, OccupiedError, DisagreementError: as from `begin`; a checkpoint cannot be read.
         WriteError, DivergedError: the disk is full; the numbers of a step are no longer finite.
     """
     options = settings.training
@@ -58,23 +57,20 @@ def train(settings: Settings, resume: bool = False) -> dict[str, float]:
     borrowed = borrowed_metrics(settings, accelerator.device)
     set_seed(options.seed)
     splits = Splits.read(settings)
-    model, processor = assemble(settings.model, settings.data, splits.texts)
-    search_options(settings.generation, model, processor)  # what cannot be searched for ends the run now
-    check_words(processor, splits.training.texts, "context" in model.config.modalities)
+    model, processor = _assembled(settings, splits)
     splits = splits.with_retrieved(model, accelerator)
     prepare_model(model, options)
     passes = splits.passes(model, processor, accelerator)
     state = RunState.prepare(model, options, accelerator)
     log = RunLog(settings, accelerator, done)
     keeper = Keeper(settings, state, processor, log, splits.bad, borrowed)
-    objective = OBJECTIVES[options.objective](settings, model, processor, splits.training)
-    gradients = Gradients(accelerator, state.wrapped, objective)
+    make_objective = OBJECTIVES[options.objective]
+    gradients = Gradients(accelerator, state.wrapped, make_objective(settings, model, processor, splits.training))
     place = Place.after(done, len(passes), settings, accelerator.num_processes)
     divergence = Divergence(settings, accelerator.scaler is not None, accelerator.distributed_type)
     run = Run(settings, state, gradients, keeper, log, splits.bad, place)
     if newest is not None:
         run.restore(*read_checkpoint(newest))
-
     left = 0 if keeper.stops else max(options.max_steps - done, 0)
     batches = islice(steps(passes, place.accumulation, place.begun, splits.bad.of(TRAINING)), left)
     for step, micro_batches in enumerate(progress(batches, "training", left), start=done + 1):
@@ -84,19 +80,33 @@ def train(settings: Settings, resume: bool = False) -> dict[str, float]:
         taken = state.step(loss)
         divergence.note(step, loss, taken)
         log.step(step, loss if taken else None, state.rates)
-        last = step == options.max_steps
-        if step % options.logging_steps == 0 or last:
-            splits.bad.share()
-        if step % options.eval_steps == 0 or last:
-            keeper.validate(step, splits.validation)
-            last = last or keeper.stops
-        if step % options.save_steps == 0 or last:
-            run.save(step)
-        if last:
+        if _pause(run, step, splits):
             break
     splits.bad.report()
     accelerator.end_training()
     return keeper.best
+
+
+def _assembled(settings: Settings, splits: Splits) -> tuple[Captioner, CaptionerProcessor]:
+    """The captioner to train; what cannot be searched for or written ends the run now, not at the first validation."""
+    model, processor = assemble(settings.model, settings.data, splits.texts)
+    search_options(settings.generation, model, processor)
+    check_words(processor, splits.training.texts, "context" in model.config.modalities)
+    return model, processor
+
+
+def _pause(run: Run, step: int, splits: Splits) -> bool:
+    """Share what is bad, validate and save where a step is due for it; → whether the run ends here."""
+    options = run.settings.training
+    last = step == options.max_steps
+    if step % options.logging_steps == 0 or last:
+        splits.bad.share()
+    if step % options.eval_steps == 0 or last:
+        run.keeper.validate(step, splits.validation)
+        last = last or run.keeper.stops
+    if step % options.save_steps == 0 or last:
+        run.save(step)
+    return last
 
 
 def _step_seed(seed: int, step: int, process: int) -> int:

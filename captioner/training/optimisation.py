@@ -18,7 +18,12 @@ from ..base import SettingsError, TrainingSettings, one_line, some
 from ..model import Captioner
 
 TRAINED_PARTS = ("image_encoder", "context_encoder", "decoder", "cross_attention", "encoders")
-GIVEN = {"optimizer", "num_warmup_steps", "num_training_steps", "last_epoch"}  # to a schedule, by other settings
+OWN_ARGUMENTS = {
+    "optimizer",
+    "num_warmup_steps",
+    "num_training_steps",
+    "last_epoch",
+}  # of a schedule
 
 
 def part_parameters(model: Captioner) -> dict[str, list[nn.Parameter]]:
@@ -148,7 +153,7 @@ def _schedules() -> dict[str, set[str]]:
     """The schedules that need nothing but steps, and the further options that each takes."""
     taken = {kind: set(signature(make).parameters) for kind, make in TYPE_TO_SCHEDULER_FUNCTION.items()}
     usable = {kind for kind, own in taken.items() if "num_warmup_steps" in own} | {SchedulerType.CONSTANT}
-    return {kind.value: taken[kind] - GIVEN for kind in usable}
+    return {kind.value: taken[kind] - OWN_ARGUMENTS for kind in usable}
 
 
 def prepare_model(model: Captioner, options: TrainingSettings) -> None:

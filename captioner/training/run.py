@@ -11,8 +11,8 @@ from accelerate.utils import gather_object
 
 from ..base import Settings, claim, one_line, recover, say
 from ..data import BadData
-from .beginning import WEIGHTS
-from .checkpoints import FILES, CheckpointError, Tensors, write_checkpoint
+from .beginning import CAPTIONER_FOLDERS
+from .checkpoints import CHECKPOINT_FILES, CheckpointError, Tensors, write_checkpoint
 from .gradients import Gradients
 from .identity import check_identity, identity
 from .log import RunLog
@@ -64,10 +64,10 @@ class Run:
         Raises:
             CheckpointError: it is of another captioner.
         """
-        for name in WEIGHTS:
+        for name in CAPTIONER_FOLDERS:
             if self.state.accelerator.is_main_process:
                 recover(self.log.directory / name)
-                claim(self.log.directory / name, FILES)
+                claim(self.log.directory / name, CHECKPOINT_FILES)
         check_identity(facts.get("captioner", {}), self._identity() if "captioner" in facts else {}, facts["step"])
         try:
             self.state.restore(tensors, facts)

@@ -34,7 +34,11 @@ def test_one_image_is_one_record(loaded, name):
         assert list(caption(given, loaded, beams=1, max_new_tokens=6)) == [expected]
 
 
-@pytest.mark.parametrize("make", [list, np.stack, lambda images: torch.tensor(np.stack(images)), iter], ids=str)
+@pytest.mark.parametrize(
+    "make",
+    [list, np.stack, lambda images: torch.tensor(np.stack(images)), iter],
+    ids=["list", "array", "tensor", "iterator"],
+)
 def test_a_batch_is_a_record_each(loaded, make):
     records = list(caption(make([ARRAY, ARRAY[::-1], ARRAY]), loaded, beams=1, max_new_tokens=6))
     assert [record["image"] for record in records] == ["0", "1", "2"]
