@@ -15,7 +15,7 @@ from transformers.utils import logging
 
 from ..base import one_line, some
 
-KEYS = {"tokenizer.json": "added_tokens"}  # file → what it always has
+NEEDED_KEYS = {"tokenizer.json": "added_tokens"}  # file → what it always has
 UNUSED = "pooler"  # layers that captioners never use, and that many checkpoints lack
 LONGEST_REASON = 160  # letters of a foreign error
 
@@ -37,7 +37,7 @@ def broken_file(path: Path) -> str | None:
     A single file is looked at alone.
     """
     for file in [path] if path.is_file() else sorted(path.rglob("*")):
-        why = KINDS[file.suffix](file) if file.suffix in KINDS else None
+        why = CHECKS[file.suffix](file) if file.suffix in CHECKS else None
         if why is not None:
             return f"{file} {why}"
     return None
@@ -54,7 +54,7 @@ def _json(file: Path) -> str | None:
         return f"is empty, cut or no JSON ({_said(error)})" if file.stat().st_size else "is empty"
     if not isinstance(content, dict):
         return f"must hold a JSON object, but holds {str(content)[:40]!r}"
-    key = KEYS.get(file.name)
+    key = NEEDED_KEYS.get(file.name)
     return None if key is None or key in content else f"has no {key!r}, so it is not what its name says"
 
 
@@ -66,7 +66,7 @@ def _tensors(file: Path) -> str | None:
         return f"is empty, cut or no file of safetensors ({_said(error)})"
 
 
-KINDS = {".json": _json, ".safetensors": _tensors}  # suffix → why a file of it cannot be read, None where it can
+CHECKS = {".json": _json, ".safetensors": _tensors}  # suffix → why a file of it cannot be read, None where it can
 
 
 @contextmanager
