@@ -15,7 +15,7 @@ from transformers.utils import logging
 
 from ..base import one_line, some
 
-REQUIRED_KEYS = {"tokenizer.json": "added_tokens"}  # file → what it always has
+NEEDED_KEYS = {"tokenizer.json": "added_tokens"}  # file → what it always has
 UNUSED = "pooler"  # layers that captioners never use, and that many checkpoints lack
 LONGEST_REASON = 160  # letters of a foreign error
 
@@ -54,7 +54,7 @@ def _json(file: Path) -> str | None:
         return f"is empty, cut or no JSON ({_said(error)})" if file.stat().st_size else "is empty"
     if not isinstance(content, dict):
         return f"must hold a JSON object, but holds {str(content)[:40]!r}"
-    key = REQUIRED_KEYS.get(file.name)
+    key = NEEDED_KEYS.get(file.name)
     return None if key is None or key in content else f"has no {key!r}, so it is not what its name says"
 
 

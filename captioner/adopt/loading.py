@@ -34,7 +34,7 @@ KNOWN_SHARE = 0.5  # of the decoder's tokens that a tokenizer spells at least; f
 def load(path_or_hub_id: str | Path | None = None, **kwargs: Any) -> tuple[Captioner, CaptionerProcessor]:
     """Load a captioner and its processor, in evaluation mode; what is not ours becomes ours with the same outputs.
 
-    No code that lies beside a captioner is run, and no pickle read.
+    No code that lies beside a captioner is run; weights are read as tensors alone.
 
     Args:
         path_or_hub_id: a directory, a shipped name ("scenes-separate"), or a Hub repository; of our own checkpoints,

@@ -13,7 +13,7 @@ from ..base import some
 
 SHIPPED = Path(__file__).parents[1] / "shipped"
 CONFIG = "config.json"
-CHECKPOINT_FOLDER = re.compile(r"checkpoint-\d+")  # folders with the state of a run
+STATE_FOLDER = re.compile(r"checkpoint-\d+")  # folders with the state of a run
 NEAR = 0.7  # of `get_close_matches`: a slip of the keys, not another name
 
 
@@ -87,7 +87,7 @@ def _what_it_is(path: Path) -> str:
     """A path that is there and no captioner, in words, with the captioners near it."""
     if not path.is_dir():
         return f"{path} is no directory; {_choice(path.parent, 'the captioner that it belongs to is', '.')}"
-    if CHECKPOINT_FOLDER.fullmatch(path.name):
+    if STATE_FOLDER.fullmatch(path.name):
         return (
             f"{path} is the state of a run, which --resume goes on from; {_choice(path.parent, 'its captioners are')}"
         )

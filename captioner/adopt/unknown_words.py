@@ -16,7 +16,7 @@ from .vocabulary import VocabularyError
 
 SUSPICIOUS, REFUSED = 0.05, 0.5  # shares of tokens
 READ_OF_STREAM = 1000  # samples of a split whose number nobody knows
-REMEDY = (
+OTHER_WORDS = (
     "start from a captioner whose vocabulary has them, or train a new decoder with a tokenizer of its own "
     "(`data.tokenizer`: kind bpe spells any word; kind word wants a lower `min_frequency` or a higher `vocab_size`)"
 )
@@ -66,9 +66,9 @@ def check_words(processor: CaptionerProcessor, samples: Iterable[dict[str, Any]]
     rows = list(samples if hasattr(samples, "__len__") else islice(samples, READ_OF_STREAM))
     captions = unknown_words(processor.tokenizer, (text for row in rows for text in row["captions"]))
     if captions.share > REFUSED:
-        raise VocabularyError(f"{_told(captions, 'captions')}, so there is nothing to learn; {REMEDY}")
+        raise VocabularyError(f"{_told(captions, 'captions')}, so there is nothing to learn; {OTHER_WORDS}")
     if captions.share > SUSPICIOUS:
-        say(f"warning: {_told(captions, 'captions')}, and learns <unk> in their place; {REMEDY}")
+        say(f"warning: {_told(captions, 'captions')}, and learns <unk> in their place; {OTHER_WORDS}")
     if reads:
         own = processor.context_tokenizer or processor.tokenizer
         contexts = unknown_words(own, (row["context"] for row in rows if row["context"]))

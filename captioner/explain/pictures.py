@@ -28,7 +28,7 @@ PART_COLOURS = {"patches": "#2f6fd6", "prefix": "#a9c4ef", "context": "#e8891a"}
 OTHER_COLOUR = "#5b9a68"  # of further modalities
 METHOD_NAMES = {"attention": "cross-attention", "rollout": "attention rollout", "saliency": "|gradient · state|"}
 
-FORMATS = tuple(FigureCanvasBase.get_supported_filetypes())
+PICTURE_FORMATS = tuple(FigureCanvasBase.get_supported_filetypes())
 Lines = list[list[tuple[int, int, str]]]  # per line: (number of the context word, first letter's column, its text)
 
 
@@ -61,8 +61,8 @@ def check_picture_name(path: Path) -> None:
     Raises:
         PictureError: such a name.
     """
-    if path.suffix[1:].lower() not in FORMATS:
-        raise PictureError(f"`--output` must end in one of {', '.join(FORMATS)}, but is {str(path)!r}")
+    if path.suffix[1:].lower() not in PICTURE_FORMATS:
+        raise PictureError(f"`--output` must end in one of {', '.join(PICTURE_FORMATS)}, but is {str(path)!r}")
 
 
 def picture(found: Attribution, photo: Image.Image | None = None, method: str = "attention", **choice: Any) -> Figure:

@@ -32,7 +32,7 @@ from .live_training import LIVE, SCENES_AT_ONCE, train_live
 
 DEMO_CAPTIONERS = {"concatenated": "scenes-concatenated", "separate": "scenes-separate"}  # mode → captioner
 SCENE, SIGNED = "captioner-demo-scene.png", "captioner demo"  # the picture beside the page, and its mark
-GIVEN = {"image + context": None, "image only": "context", "context only": "image"}  # row → what is hidden
+SHOWN_ROWS = {"image + context": None, "image only": "context", "context only": "image"}  # row → what is hidden
 SHOWN_LEVELS = [1, 2, 3]  # of the unseen scenes: those with a picture
 SHOWN_SCENES = 12  # as cards
 LEVEL_COLUMNS = [
@@ -65,7 +65,7 @@ class Trial:
         record = self.records[index]
         right = exact_match([record["caption"]], [record["captions"]]) == 1
         seen = None
-        if GIVEN[self.given] is None and record["caption"]:
+        if SHOWN_ROWS[self.given] is None and record["caption"]:
             seen = look(*self.captioner, sample["image"], sample["context"], record["caption"])
         return Answer(self.mode, self.given, record["caption"], right, seen)
 
@@ -137,7 +137,7 @@ def caption_unseen(unseen: Scenes) -> Iterator[Trial]:
     options = EvaluationOptions(batch_size=SCENES_AT_ONCE, accelerator=Accelerator(cpu=True))
     for mode, name in DEMO_CAPTIONERS.items():
         model, processor = load(shipped_folder(name))
-        for given, hidden in GIVEN.items():
+        for given, hidden in SHOWN_ROWS.items():
             watch = partial(progress, description=f"{mode}, {given}")
             records = evaluate(model, processor, unseen, generation, options, hidden=hidden, watch=watch).records
             yield Trial(mode, given, (model, processor), records)
@@ -161,7 +161,7 @@ def rich_table(rows: list[Row]) -> Table:
 
 def cards(unseen: Scenes, trials: list[Trial]) -> list[Card]:
     """The first scenes of the split, whatever was said of them; levels take turns there."""
-    whole = [trial.cider_d() for trial in trials if GIVEN[trial.given] is None]
+    whole = [trial.cider_d() for trial in trials if SHOWN_ROWS[trial.given] is None]
     samples = [unseen[i] for i in range(min(SHOWN_SCENES, len(unseen)))]
     return [
         Card(

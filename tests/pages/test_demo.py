@@ -64,7 +64,7 @@ def test_table_and_page_say_what_an_evaluation_measures(done, shipped):
     unseen, generation = Scenes("test", [1, 2, 3], 6), load_settings(LIVE).generation
     numbers, captions = [], []
     for name in demo.DEMO_CAPTIONERS.values():
-        for hidden in demo.GIVEN.values():
+        for hidden in demo.SHOWN_ROWS.values():
             records = evaluate(*load(shipped / name), unseen, generation, hidden=hidden).records
             captions += [record["caption"] for record in records]
             scores = [score_records([r for r in records if r["level"] == level]) for level in (1, 2, 3)]
@@ -75,7 +75,7 @@ def test_table_and_page_say_what_an_evaluation_measures(done, shipped):
     assert all(html.escape(caption) in page for caption in captions)
     for mode in demo.DEMO_CAPTIONERS:
         assert mode in printed
-    for given in demo.GIVEN:
+    for given in demo.SHOWN_ROWS:
         assert len(re.findall(rf"{re.escape(given)} +\d", printed)) == 2
 
 
