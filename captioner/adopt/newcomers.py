@@ -123,7 +123,7 @@ def _new_further(
     processor: CaptionerProcessor | None,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """The shape of a further encoder, and what the processor must know to feed it."""
-    shape = modality_shape(encoder)
+    shape = modality_shape(name, encoder)
     if processor is None:
         return shape, {}
     asked = changed_config(config, **_as_option(name, shape, config))

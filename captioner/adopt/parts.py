@@ -11,7 +11,15 @@ from typing import Any, NamedTuple
 from transformers import AutoConfig, AutoFeatureExtractor, AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
 from transformers.feature_extraction_utils import FeatureExtractionMixin
 
-from ..model import Captioner, CaptionerConfig, CaptionerProcessor, DecoderConfig, ImageSettings, ModalityInput
+from ..model import (
+    Captioner,
+    CaptionerConfig,
+    CaptionerProcessor,
+    DecoderConfig,
+    ImageSettings,
+    ModalityInput,
+    check_known,
+)
 from .language_models import FAMILIES
 from .pretrained import (
     PartsError,
@@ -135,7 +143,7 @@ def _configuration(parts: Parts, tokenizers: Tokenizers, **options: Any) -> Capt
         image_encoder={k: v for k, v in image.items() if k != "pretrained"} if image else None,
         context_encoder=context_configuration(parts.context_encoder, len(tokenizers.context), parts.dropout),
         decoder=_decoder_configuration(parts.decoder, len(tokenizers.captions), parts.dropout),
-        encoders={name: modality_shape(encoder) for name, encoder in parts.encoders.items()},
+        encoders={name: modality_shape(name, encoder) for name, encoder in parts.encoders.items()},
         **options,
     )
     if config.context_window:
@@ -176,7 +184,7 @@ def context_configuration(
         context = load_part(AutoConfig, context).get_text_config()
         context.dtype = None
     elif isinstance(context, dict):
-        context = AutoConfig.for_model(**{"vocab_size": vocabulary, **context})
+        context = _new_encoder("context_encoder", {"vocab_size": vocabulary, **context})
     if dropout is not None:
         for name in ("hidden_dropout_prob", "attention_probs_dropout_prob", "dropout_rate"):
             if hasattr(context, name):
@@ -207,9 +215,18 @@ def special_ids(tokenizer: PreTrainedTokenizerBase) -> dict[str, list[int]]:
     return {"opening": ids[:first], "closing": ids[after:]}
 
 
-def modality_shape(encoder: dict[str, Any] | str) -> dict[str, Any]:
+def _new_encoder(where: str, shape: dict[str, Any]) -> PreTrainedConfig:
+    """The configuration of a new encoder of transformers, given as a dict with `model_type`."""
+    config = AutoConfig.for_model(**shape)
+    check_known(where, type(config), shape)
+    return config
+
+
+def modality_shape(name: str, encoder: dict[str, Any] | str) -> dict[str, Any]:
     """One of `CaptionerConfig.encoders`, given it or a pretrained encoder's name or directory."""
     if not isinstance(encoder, str):
+        if "model_type" in encoder:
+            _new_encoder(f"encoders.{name}", encoder)
         return encoder
     config = load_part(AutoConfig, encoder)
     return {"model_type": config.model_type} | config.to_diff_dict() | {"dtype": None}

@@ -99,7 +99,8 @@ def _kinds_of(keys: Sequence[str]) -> set[Any]:
         if section is None or key not in section.model_fields:
             return set()
         annotation = section.model_fields[key].annotation
-        kinds = {annotation} if isinstance(annotation, type) else {*get_args(annotation)}
+        one = isinstance(annotation, type) or get_origin(annotation) in (list, dict)
+        kinds = {annotation} if one else {*get_args(annotation)}
         texts = [get_args(kind)[1] for kind in (annotation, *kinds) if get_origin(kind) is dict]
         if texts and place == len(keys) - 2:  # the key is one of a dict's own
             return {*texts} & {str}

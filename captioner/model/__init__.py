@@ -21,6 +21,7 @@ __getattr__, __dir__, __all__ = handed_on(
         "image_settings": "ImageSettings",
         "image_options": "local_folder",
         "images": "ImageError as_list each is_one open_image reason stack",
+        "known_keys": "check_known",
         "layers": "PostNorm PreNorm",
         "memory": "Memory SharedMemoryCache",
         "model": "Captioner",

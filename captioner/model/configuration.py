@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from transformers import AutoConfig, PreTrainedConfig
 
+from .known_keys import check_known, is_saved
 from .memory_options import attention_options, check_memory
 
 if TYPE_CHECKING:
@@ -117,6 +118,8 @@ class DecoderConfig(PreTrainedConfig):
     tie_word_embeddings: bool = True
 
     def __post_init__(self, **kwargs: Any):
+        if not is_saved(kwargs):
+            check_known("decoder", type(self), kwargs)
         for name, choices in DECODER_CHOICES.items():
             _choose(f"decoder.{name}", getattr(self, name), choices)
         self._fill_heads()

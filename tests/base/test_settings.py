@@ -82,3 +82,19 @@ def test_saved_settings_load_as_what_they_were(tmp_path):
     assert load_settings(tmp_path / "settings.yaml") == settings
     assert yaml.safe_load((tmp_path / "settings.yaml").read_text())["training"]["seed"] == 7
     assert Settings() == load_settings()
+
+
+@pytest.mark.parametrize(
+    ("override", "value"),
+    [
+        ("generation.bad_words=[zebra, a]", ["zebra", "a"]),
+        ("data.modality_columns={sound: s}", {"sound": "s"}),
+        ("data.annotations={train: a}", {"train": "a"}),
+        ("data.annotations=a #1.json", "a #1.json"),
+        ("model.modality_order=[image,context]", ["image", "context"]),
+        ("data.path=[set]/", "[set]/"),
+    ],
+)
+def test_lists_and_tables_of_texts_are_read_as_such(override, value):
+    section, _, key = override.partition("=")[0].partition(".")
+    assert getattr(getattr(load_settings(None, [override]), section), key) == value
