@@ -79,7 +79,7 @@ def _items(
     if alone:
         context = [context] if isinstance(context, str) else context or (None if columns else [])
         images = repeat(None)
-    elif is_one(images):
+    elif is_one(images) and not isinstance(images, str | Path):
         images = [images]
     items = find_inputs([str(images)]) if isinstance(images, str | Path) else images
     if context is not None and not isinstance(context, str):

@@ -181,9 +181,8 @@ def _unknown(header: bytes) -> str:
     Image.init()
     start = header.lstrip().lower()
     known = [name for name, starts in NO_IMAGES.items() if start.startswith(starts)]
-    known += [
-        form for form, (_, accepts) in Image.OPEN.items() if form not in IMAGE_FORMATS and _accepted(accepts, header)
-    ]
+    others = {form: accepts for form, (_, accepts) in Image.OPEN.items() if form not in IMAGE_FORMATS}
+    known += [form for form, accepts in others.items() if _accepted(accepts, header)]
     return _refused(" or ".join(known)) if known else "it is not in an image format that Pillow reads"
 
 

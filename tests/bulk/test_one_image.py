@@ -45,6 +45,15 @@ def test_a_batch_is_a_record_each(loaded, make):
     assert records[0]["caption"] == records[2]["caption"]
 
 
+def test_a_path_names_all_that_lies_there(loaded, tmp_path):
+    for name in "ab":
+        photo(96, 96).save(tmp_path / f"{name}.png")
+    (tmp_path / "list.txt").write_text("a.png\nb.png\na.png\n")
+    for given, count in ((tmp_path, 2), (str(tmp_path), 2), (tmp_path / "list.txt", 2), (str(tmp_path / "b.png"), 1)):
+        records = list(caption(given, loaded, beams=1, max_new_tokens=6))
+        assert ["caption" in record for record in records] == [True] * count
+
+
 def test_grey_arrays_are_images_too(loaded):
     assert len(list(caption(ARRAY[..., 0], loaded, beams=1, max_new_tokens=6))) == 1
     (record,) = caption(np.stack([ARRAY[..., 0]] * 5), loaded)
