@@ -89,23 +89,34 @@ def encoder_decoder(size: str, pixels: int) -> tuple[VisionEncoderDecoderModel, 
     spread(model.decoder, model.decoder.transformer.wte, model.decoder.transformer.wpe)
     tokens = model.generation_config
     tokens.bos_token_id = tokens.decoder_start_token_id = tokens.pad_token_id = 0
-    return model, ViTImageProcessor(size={"height": pixels, "width": pixels}), GPT2Tokenizer(_words(), merges=[])
+    return (
+        model,
+        ViTImageProcessor(size={"height": pixels, "width": pixels}),
+        GPT2Tokenizer(_words(text_config.vocab_size), merges=[]),
+    )
 
 
 def blip(size: str, pixels: int) -> tuple[BlipForConditionalGeneration, BlipImageProcessor, BertTokenizer]:
     """BLIP base; it refuses SDPA in this version of transformers."""
     torch.manual_seed(0)
-    model = BlipForConditionalGeneration(BlipConfig(vision_config={"image_size": pixels}))
+    config = BlipConfig(vision_config={"image_size": pixels})
+    model = BlipForConditionalGeneration(config)
     embeddings = model.text_decoder.bert.embeddings
     spread(model.text_decoder, embeddings.word_embeddings, embeddings.position_embeddings)
-    return model, BlipImageProcessor(size={"height": pixels, "width": pixels}), BertTokenizer(vocab=_words())
+    return (
+        model,
+        BlipImageProcessor(size={"height": pixels, "width": pixels}),
+        BertTokenizer(vocab=_words(config.text_config.vocab_size)),
+    )
 
 
 PEERS = {**dict.fromkeys(SIZES, encoder_decoder), "blip": blip}
 
 
-def _words() -> dict[str, int]:
-    return {word: i for i, word in enumerate(["<|endoftext|>", "[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "b"])}
+def _words(count: int) -> dict[str, int]:
+    """A vocabulary: special tokens, and words that no one says."""
+    special = ["<|endoftext|>", "[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    return {word: i for i, word in enumerate([*special, *(f"w{i}" for i in range(count - len(special)))])}
 
 
 @torch.no_grad()
