@@ -264,6 +264,13 @@ def test_the_architecture_has_the_tables_that_the_code_gives():
     assert rooms.strip() in (ROOT / "docs/architecture.md").read_text(encoding="utf-8")
 
 
+def test_every_promise_names_a_test_that_there_is():
+    promised = re.findall(r"`([\w/]+\.py)::(\w+)`", prose("docs/reliability.md"))
+    assert len(promised) > 40
+    for file, name in promised:
+        assert f"def {name}(" in (ROOT / "tests" / file).read_text(encoding="utf-8"), f"{file}::{name}"
+
+
 def test_the_modes_that_are_explained_are_those_of_the_code():
     for document in ("README.md", "docs/modes.md"):
         table = re.findall(r"^\| (?:`\w+`)? ?\| (?:`(\w+)`)? ?\|", prose(document), re.MULTILINE)
