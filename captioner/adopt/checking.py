@@ -34,10 +34,11 @@ def _said(error: BaseException) -> str:
 def broken_file(path: Path) -> str | None:
     """The first file of a folder that is not whole, and why; None where all can be read, or nothing is there.
 
-    A single file is looked at alone.
+    A single file is looked at alone; hidden ones are nobody's.
     """
     for file in [path] if path.is_file() else sorted(path.rglob("*")):
-        why = CHECKS[file.suffix](file) if file.suffix in CHECKS else None
+        hidden = file.name.startswith(".")
+        why = CHECKS[file.suffix](file) if file.suffix in CHECKS and not hidden else None
         if why is not None:
             return f"{file} {why}"
     return None

@@ -16,7 +16,7 @@ BARE = ("model={}", "data.tokenizer={}", "data.max_caption_length=null", "data.m
 
 @pytest.fixture
 def words():
-    return train_tokenizer(["a red dog runs , a blue cat sleeps"], kind="word", min_frequency=1)
+    return train_tokenizer(["a red dog, a blue cat sleeps and runs"], kind="word", min_frequency=1)
 
 
 def rows(*captions, context=None):
