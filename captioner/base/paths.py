@@ -11,8 +11,8 @@ from unicodedata import normalize
 def existing(path: str) -> str | None:
     """The path of what is there under a name, perhaps in another spelling; None where nothing is.
 
-    Looked for, in this order: the name as it is; without spaces around it; with "/" for its backslashes, as Windows
-    writes them; and each of these in any Unicode form (é as one sign or as two).
+    Looked for, in this order: the name as it is; without spaces around its parts; with "/" for its backslashes, as
+    Windows writes them; and each of these in any Unicode form (é as one sign or as two).
     """
     if os.path.lexists(path):
         return path
@@ -33,8 +33,7 @@ def all_existing(paths: Iterable[str]) -> dict[str, str | None]:
 
 def _spellings(path: str) -> list[str]:
     """The path as it is and as it may be meant."""
-    folder, name = os.path.split(path)
-    stripped = os.path.join(folder, name.strip())
+    stripped = "/".join(part.strip() for part in path.split("/"))
     return list(dict.fromkeys((path, stripped, stripped.replace("\\", "/"))))
 
 

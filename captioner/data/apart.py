@@ -37,17 +37,17 @@ def note_shared(training: Any, validation: Any, settings: DataSettings) -> None:
             f"{len(rows)} of {total} samples of split {settings.validation_split!r} are the same as in split "
             f"{settings.train_split!r}, so validation would score what was trained on: {some(rows, 3)}; {HOLD_OUT}"
         )
-    images = [names[place] for place in np.flatnonzero(_confirmed(own.images_in(other), validation, training) >= 0)]
+    images = [
+        names[place] for place, rows in own.images_in(other).items() if _is_among(validation, place, training, rows)
+    ]
     if images:
         say(f"{len(images)} of {total} validation samples have an image that is trained on too: {some(images, 3)}")
         validation.bad += [Bad(SHARED, name, "it is validated on all the same", False) for name in images]
 
 
-def _confirmed(images: np.ndarray, validation: Any, training: Any) -> np.ndarray:
-    """The same without those that differ in a byte though name and size are the same."""
-    result = images.copy()
-    for place in np.flatnonzero(images >= 0):
-        pair = [split.images[int(row)]["image"] for split, row in ((validation, place), (training, images[place]))]
-        if all(isinstance(image, dict) for image in pair) and pair[0]["bytes"] != pair[1]["bytes"]:
-            result[place] = -1
-    return result
+def _is_among(validation: Any, place: int, training: Any, rows: np.ndarray) -> bool:
+    """Whether one of some training samples has the image of a validation sample, to the byte if it is no file."""
+    image = validation.images[place]["image"]
+    if not isinstance(image, dict) or image["bytes"] is None:
+        return True
+    return any(training.images[int(row)]["image"]["bytes"] == image["bytes"] for row in rows)

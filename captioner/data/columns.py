@@ -70,13 +70,16 @@ def table_rows(table: Dataset, settings: DataSettings, roots: Sequence[Path], or
     cells = text_cells(columns, settings, column_named(columns, settings, "caption_column"))
     image = None if settings.image_column is None else column_named(columns, settings, "image_column")
     if image is None:
-        rows = file_rows(roots, [None] * len(table), cells, origin)
+        rows = replace(file_rows(roots, [None] * len(table), cells, origin), blank=frozenset())
     elif holds_paths(table.features[image]):
         rows = file_rows(roots, table[image][:], cells, origin, split)
     else:
         images = table.select_columns(image)
         embedded = embedded_rows(images if image == "image" else images.rename_column(image, "image"), cells)
         rows = told_apart(replace(embedded, origin=str(origin)))
+    if 0 < len(table) == len(rows.blank):
+        remedy = "set `data.image_column` to another one, or to null for texts alone"
+        raise DataError(f"the column {image!r} of {settings.path} holds no image at all; {remedy}")
     return with_modalities(rows, columns, settings, roots, split)
 
 

@@ -23,7 +23,7 @@ TEXTS = Features({"captions": List(Value("string")), "context": Value("string"),
 REMEDIES = {
     EMPTY: ("samples without a caption", "give each at least one, or remove it"),
     MISSING: ("image files missing", "put them there, set `data.path`, or remove their rows"),
-    UNREADABLE_CAPTION: ("captions that cannot be read", "save them as UTF-8"),
+    UNREADABLE_CAPTION: ("captions that cannot be read", "repair them, or remove them with their photos"),
     UNREADABLE: ("images that cannot be read", "rename or repair them"),
 }
 

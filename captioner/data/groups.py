@@ -82,8 +82,8 @@ class Groups:
         """What tells these samples from those of another split."""
         rows, firsts = self.source, [self.first(place) for place in chosen]
         places = firsts if rows.places is None else [rows.places[first] for first in firsts]
-        keys = (rows.keys[first] for first in firsts)
-        images = [None if key is None else key[:2] if rows.embedded else key for key in keys]
+        keys = [rows.keys[first] for first in firsts]
+        images = [key and (key[:2] if key[0] else None) for key in keys] if rows.embedded else keys
         return Identity.of(rows.origin, places, images)
 
 

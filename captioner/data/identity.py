@@ -37,10 +37,9 @@ class Identity:
             return np.zeros(len(self.places), bool)
         return np.isin(self.places, other.places)
 
-    def images_in(self, other: "Identity") -> np.ndarray:
-        """(M,): a sample of the other split that seems to have the same image, or -1."""
+    def images_in(self, other: "Identity") -> dict[int, np.ndarray]:
+        """Sample → the samples of the other split that seem to have the same image, where there are any."""
         order = np.argsort(other.images, kind="stable")
-        found = np.searchsorted(other.images, self.images, sorter=order)
-        nearest = order[np.minimum(found, len(order) - 1)] if len(order) else np.zeros(len(found), np.int64)
-        same = (other.images[nearest] == self.images) & (self.images != UNKNOWN) if len(order) else False
-        return np.where(same, nearest, -1)
+        first, last = (np.searchsorted(other.images, self.images, side, order) for side in ("left", "right"))
+        shared = np.flatnonzero((first < last) & (self.images != UNKNOWN))
+        return {int(place): order[first[place] : last[place]] for place in shared}

@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
+import pyarrow.parquet
 from datasets import Dataset, load_from_disk
 from datasets.exceptions import DatasetsError
 
@@ -41,13 +42,33 @@ def located(settings: DataSettings) -> Iterator[tuple[str, Path]]:
     path = settings.path or ""
     remote = not Path(path).expanduser().exists() and re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", path)
     root = Path(path) if remote else root_of(settings)
+    if root.is_file():
+        raise DataError(f"`data.path` {path} is a file; set `data.source` to table, or `data.path` to a folder")
     try:
         yield str(root), Path() if remote else root
     except (DataError, SettingsError):
         raise
     except Exception as error:  # `datasets` and what it stands on raise many kinds
         place = f"is neither here ({beside(root)}) nor a usable Hub repository" if remote else "does not load"
-        raise DataError(f"`data.path` {path} {place}: {one_line(error)}") from error
+        why = None if remote else _broken_file(root)
+        raise DataError(f"`data.path` {path} {place}: {why or one_line(error)}") from error
+
+
+def _broken_file(folder: Path) -> str | None:
+    """The first file of a folder that cannot be read for what it is called."""
+    for file in sorted(
+        file for kind in ("csv", "tsv", "json", "jsonl", "parquet") for file in folder.rglob(f"*.{kind}")
+    ):
+        try:
+            if file.suffix == ".parquet":
+                pyarrow.parquet.read_metadata(file)
+            else:
+                file.read_bytes().decode("utf-8")
+        except UnicodeDecodeError:
+            return f"{file} is not UTF-8; save it as UTF-8, or read it with `data.source` table"
+        except (OSError, pyarrow.ArrowException) as error:
+            return f"{file} cannot be read: {one_line(error)}; copy it again"
+    return None
 
 
 def read_repository(settings: DataSettings, split: str) -> Rows:

@@ -47,7 +47,7 @@ class Rows:
     origin: str = ""  # the same where two splits are cut from the same rows
     places: Sequence[int] | None = None  # of the rows in their origin; None: they are all of it
     embedded: bool = False  # whether images are in the source itself; their keys are then name and size, and maybe more
-    blank: frozenset[int] = frozenset()  # rows without an image where others have one
+    blank: frozenset[int] = frozenset()  # rows whose cell has no image
     faults: dict[int, tuple[str, str]] = field(default_factory=dict)  # row → the kind and why of what it lacks
     notes: list[Bad] = field(default_factory=list)  # what is wrong with the source besides
 
@@ -84,8 +84,8 @@ def file_rows(
 
 
 def _blank(present: Sequence[bool]) -> frozenset[int]:
-    """The rows without an image, where others have one."""
-    return frozenset(row for row, there in enumerate(present) if not there) if any(present) else frozenset()
+    """The rows without an image."""
+    return frozenset(row for row, there in enumerate(present) if not there)
 
 
 def _spelt(file: str) -> str:
@@ -120,16 +120,19 @@ def embedded_rows(images: Dataset, cells: Cells) -> Rows:
 
 
 def told_apart(rows: Rows) -> Rows:
-    """The same embedded rows, where different images of one name and size have keys of their own."""
+    """The same embedded rows, where different images of one name and size, or of one id, have keys of their own."""
+    if not rows.embedded:
+        return rows
     column = rows.images.with_format("arrow")[:]["image"]
     same = defaultdict(list)
-    for row, key in enumerate(rows.keys):
-        if key is not None and key[1] is not None:
-            same[key].append(row)
+    for row, (key, name) in enumerate(zip(rows.keys, rows.cells.ids or [None] * len(rows.keys), strict=True)):
+        if row not in rows.blank and (name is not None if key is None else key[1] is not None):
+            same[key or name].append(row)
     keys = list(rows.keys)
-    for key, own in same.items():
+    for own in same.values():
         for row in own if len(own) > 1 else ():
-            keys[row] = (*key, _digest(column[row]["bytes"].as_buffer()))
+            path, size = keys[row] or (None, None)
+            keys[row] = (path, size, _digest(column[row]["bytes"].as_buffer()))
     return replace(rows, keys=keys)
 
 

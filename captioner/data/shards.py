@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from datasets import Features, Image, IterableDataset, List
 
-from ..base import DataSettings
+from ..base import DataSettings, one_line
 from .faults import DataError
 from .tars import builder_of, keys_in, rows_in
 
@@ -135,7 +135,10 @@ class Shards:
         form, found = SHARD_FORMATS[builder.name], {}
         for file in files[name]:
             with fsspec.open(file, "rb") as opened:
-                found[file] = form.shards(opened, settings.id_column)
+                try:
+                    found[file] = form.shards(opened, settings.id_column)
+                except pa.ArrowException as error:
+                    raise DataError(f"{file} cannot be read: {one_line(error)}; copy it again") from error
         counts = [count for own in found.values() for count in own.counts]
         rows = _encoded(builder.as_streaming_dataset(name).reshard())
         if rows.num_shards != len(counts):

@@ -8,6 +8,7 @@ import hashlib
 import os
 import tarfile
 from collections.abc import Collection, Iterable, Iterator
+from contextlib import suppress
 from io import BytesIO
 from itertools import chain, islice
 from pathlib import Path
@@ -20,6 +21,8 @@ from datasets.features.features import cast_to_python_objects
 from datasets.filesystems import EXTENSION_TO_COMPRESSION_FS_FILE_CLS
 from datasets.packaged_modules.webdataset.webdataset import WebDataset
 
+from ..base import decoded, parse_json
+
 SAMPLES_LOOKED_AT = 20  # samples of a tar from which its columns are known
 IMAGES = frozenset(WebDataset.IMAGE_EXTENSIONS)
 TYPES = {
@@ -27,6 +30,9 @@ TYPES = {
     Audio: frozenset(WebDataset.AUDIO_EXTENSIONS),
     Video: frozenset(WebDataset.VIDEO_EXTENSIONS),
 }  # of columns, by the suffixes of their files
+
+JSON = ("json", "jsn")
+PLAIN = (*JSON, "txt", "text", "transcript")
 
 T = TypeVar("T")
 
@@ -99,7 +105,7 @@ def keys_in(file: BinaryIO) -> tuple[list[str], str | None]:
             closed = archive.fileobj.read(tarfile.BLOCKSIZE) == tarfile.NUL * tarfile.BLOCKSIZE
             return keys, None if closed else "it ends without a tar's last block; copy it again if files are missing"
     except (tarfile.TarError, EOFError) as error:
-        return [], f"it is no tar: {error}"
+        return [], f"it is no tar: {str(error).partition(chr(10))[0].rstrip(':')}"
 
 
 def _whole_members(archive: tarfile.TarFile, cut: list[str]) -> Iterator[tarfile.TarInfo]:
@@ -126,18 +132,20 @@ def _decoded(suffix: str, content: bytes) -> Any:
         if f".{packing}" in EXTENSION_TO_COMPRESSION_FS_FILE_CLS:
             with EXTENSION_TO_COMPRESSION_FS_FILE_CLS[f".{packing}"](BytesIO(content), mode="rb") as unpacked:
                 content, packing = unpacked.read(), name.rpartition(".")[2]
+        if packing in PLAIN:
+            text = decoded(content, suffix)
+            return parse_json(text, suffix) if packing in JSON else text
         return WebDataset.DECODERS.get(packing, bytes)(content)
     except Exception:  # of any kind: a decoder for each ending of a file, and any bytes in it
         return None
 
 
 def rows_in(file: BinaryIO, suffixes: Collection[str]) -> Iterator[dict[str, Any]]:
-    """The rows of a tar in some of its columns; files of others are passed over."""
-    wanted = tuple(suffixes)
-    with tarfile.open(fileobj=file) as archive:
+    """The rows of a tar in some of its columns; files of others are passed over. What is no tar has none."""
+    with suppress(tarfile.TarError, EOFError), tarfile.open(fileobj=file) as archive:
         members = ((member.name, member) for member in _whole_members(archive, []))
         for key, files in samples_in(members):
-            own = {name: archive.extractfile(member).read() for name, member in files.items() if name in wanted}
+            own = {name: archive.extractfile(member).read() for name, member in files.items() if name in suffixes}
             yield {name: _decoded(name, content) for name, content in own.items()} | {"__key__": key}
 
 
@@ -149,13 +157,13 @@ class Tars(WebDataset):
 
     def _split_generators(self, dl_manager: Any) -> list[Any]:
         if not self.info.features and self.config.data_files:
-            firsts = [files[0] for files in dl_manager.download(self.config.data_files).values()]
-            samples = chain.from_iterable(
-                islice(self._get_pipeline_from_tar(file, dl_manager.iter_archive(file)), SAMPLES_LOOKED_AT)
-                for file in firsts
-            )
-            self.info.features = _features(list(samples))
+            splits = dl_manager.download(self.config.data_files).values()
+            self.info.features = _features([row for files in splits for row in self._first_rows(files, dl_manager)])
         return super()._split_generators(dl_manager)
+
+    def _first_rows(self, files: Iterable[str], dl_manager: Any) -> Iterator[dict[str, Any]]:
+        rows = (self._get_pipeline_from_tar(file, dl_manager.iter_archive(file)) for file in files)
+        return islice(chain.from_iterable(rows), SAMPLES_LOOKED_AT)
 
     def _get_pipeline_from_tar(self, tar_path: str, tar_iterator: Iterable) -> Iterator[dict[str, Any]]:
         for key, files in samples_in((name, file.read()) for name, file in tar_iterator):
@@ -172,7 +180,13 @@ class Tars(WebDataset):
 
 
 def _features(rows: list[dict[str, Any]]) -> Features:
-    """The columns of a tar's first rows."""
+    """The columns of the first rows of tars.
+
+    Raises:
+        ValueError: there are none.
+    """
+    if not rows:
+        raise ValueError("its tars hold no samples: files whose names differ in their suffix alone")
     images = {name: None for row in rows for name in row if name in IMAGES}
     spare = set(images) - set(list(images)[:1])
     if any(len(images.keys() & row.keys()) > 1 for row in rows):
