@@ -10,9 +10,18 @@ from typing import Any
 
 from transformers import PreTrainedConfig
 
-# What transformers itself reads or writes in any configuration.
+# What transformers itself reads or writes in any configuration, and what `ContextEncoder` reads beside it.
 COMMON = frozenset(
-    ("model_type", "dtype", "torch_dtype", "attn_implementation", "name_or_path", "num_labels", "output_attentions")
+    [
+        "model_type",
+        "dtype",
+        "torch_dtype",
+        "attn_implementation",
+        "name_or_path",
+        "num_labels",
+        "output_attentions",
+        "embedding_std",
+    ]
 )
 
 

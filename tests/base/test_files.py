@@ -5,10 +5,8 @@ from pathlib import Path
 from threading import Thread
 
 import pytest
-import typer
 
-from captioner.base import replacing
-from captioner.cli.terminal import writable
+from captioner.base import OccupiedError, check_writable, replacing
 
 
 def test_a_file_is_as_it_was_until_the_new_one_is_whole(tmp_path):
@@ -69,7 +67,7 @@ def test_the_longest_names_can_be_replaced(tmp_path):
 def test_processes_that_ask_for_the_same_output_never_see_each_other(tmp_path, monkeypatch):
     opened, real = [], Path.open
     monkeypatch.setattr(Path, "open", lambda path, *given, **named: opened.append(path) or real(path, *given, **named))
-    writable(tmp_path / "captions.jsonl")
+    check_writable(tmp_path / "captions.jsonl")
     assert opened == []
     assert os.listdir(tmp_path) == []
 
@@ -77,23 +75,20 @@ def test_processes_that_ask_for_the_same_output_never_see_each_other(tmp_path, m
 def test_asking_for_an_output_that_is_there_leaves_it_as_it_is(tmp_path):
     file = tmp_path / "captions.jsonl"
     file.write_text("old")
-    writable(file)
+    check_writable(file, ours=Path.is_file)
     assert file.read_text() == "old"
 
 
-def test_a_link_is_asked_where_it_leads(tmp_path, capsys):
+def test_a_link_is_asked_where_it_leads(tmp_path):
     link = tmp_path / "captions.jsonl"
     link.symlink_to(tmp_path / "no" / "captions.jsonl")
-    with pytest.raises(typer.Exit):
-        writable(link)
-    assert "No such file or directory" in capsys.readouterr().err
+    with pytest.raises(OccupiedError, match="No such file or directory"):
+        check_writable(link)
 
 
 @pytest.mark.parametrize(
     ("name", "why"), [("", "is the folder"), ("no/x", "which is no folder"), ("x" * 300, "File name too long")]
 )
-def test_an_output_that_cannot_be_written_is_explained(tmp_path, capsys, name, why):
-    with pytest.raises(typer.Exit) as refused:
-        writable(tmp_path / name)
-    assert refused.value.exit_code == 2
-    assert why in capsys.readouterr().err
+def test_an_output_that_cannot_be_written_is_explained(tmp_path, name, why):
+    with pytest.raises(OccupiedError, match=why):
+        check_writable(tmp_path / name)
