@@ -105,6 +105,8 @@ def check_records_file(output: Path, option: str) -> None:
     Raises:
         OutputError: it is none of `RECORD_WRITERS`.
     """
+    if output.is_dir():
+        raise OutputError(f"`{option}` is the folder {output}; name a file in it")
     if output.suffix.lower() not in RECORD_WRITERS:
         raise OutputError(f"`{option}` must end in {', '.join(RECORD_WRITERS)}, but is {str(output)!r}")
 
