@@ -18,7 +18,7 @@ __getattr__, __dir__, __all__ = handed_on(
         "parts": "from_parts",
         "pretrained": "PartsError load_timm_weights",
         "remote_code": "code_beside",
-        "unknown_words": "check_words",
+        "unknown_words": "check_words find_unknown",
         "vocabulary": "VocabularyError train_tokenizer",
     },
 )

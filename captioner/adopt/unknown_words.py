@@ -29,7 +29,7 @@ class Unknown(NamedTuple):
     words: list[str]
 
 
-def unknown_words(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str]) -> Unknown:
+def find_unknown(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str]) -> Unknown:
     """Count the tokens that stand for what a tokenizer does not know, and letters that it drops without one."""
     counts = Counter(word for text in texts for word in text.split())
     words = list(counts)
@@ -64,14 +64,14 @@ def check_words(processor: CaptionerProcessor, samples: Iterable[dict[str, Any]]
         VocabularyError: more than half of what the captions say cannot be written.
     """
     rows = list(samples if hasattr(samples, "__len__") else islice(samples, READ_OF_STREAM))
-    captions = unknown_words(processor.tokenizer, (text for row in rows for text in row["captions"]))
+    captions = find_unknown(processor.tokenizer, (text for row in rows for text in row["captions"]))
     if captions.share > REFUSED:
         raise VocabularyError(f"{_told(captions, 'captions')}, so there is nothing to learn; {OTHER_WORDS}")
     if captions.share > SUSPICIOUS:
         say(f"warning: {_told(captions, 'captions')}, and learns <unk> in their place; {OTHER_WORDS}")
     if reads:
         own = processor.context_tokenizer or processor.tokenizer
-        contexts = unknown_words(own, (row["context"] for row in rows if row["context"]))
+        contexts = find_unknown(own, (row["context"] for row in rows if row["context"]))
         if contexts.share > SUSPICIOUS:
             say(f"warning: {_told(contexts, 'contexts')}, and reads <unk> in their place")
 

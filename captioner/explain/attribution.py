@@ -64,10 +64,16 @@ class Attribution:
         """Modality → (W, S_m) by one of `METHODS`; attention of one layer and head, or averaged over them.
 
         Raises:
-            AttributionError: an unknown method, or a layer or head that the decoder lacks.
+            AttributionError: an unknown method, a layer or head that the decoder lacks, or one beside a method that
+                goes through all of them.
         """
         if method not in METHODS:
             raise AttributionError(f"`method` must be one of {', '.join(METHODS)}, but is {method!r}")
+        if method != "attention" and (layer is not None or head is not None):
+            raise AttributionError(
+                f"`layer` and `head` choose among the attention's, but `method` is {method!r}, which goes through all "
+                "of them; leave them out"
+            )
         return METHODS[method](self, layer, head)
 
     def shares(self, **choice: Any) -> dict[str, Tensor]:

@@ -11,8 +11,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..adopt import find_unknown
+from ..base import some
 from ..cpu import wide_products
-from ..model import IGNORED_LABEL, Captioner, CaptionerProcessor, Grid, ImageEncoder, Memory, Weights, nearest_grid
+from ..model import (
+    IGNORED_LABEL,
+    PLAIN_TEXT,
+    Captioner,
+    CaptionerProcessor,
+    Grid,
+    ImageEncoder,
+    Memory,
+    Weights,
+    nearest_grid,
+)
 from .attribution import Attribution, AttributionError
 from .recording import record, rollout
 from .words import Word, context_words, group_words
@@ -35,7 +47,8 @@ def attribute(
         further: further modalities by name.
 
     Raises:
-        AttributionError: an empty caption, or one that is longer than the decoder's positions.
+        AttributionError: an empty caption, one that is longer than the decoder's positions, or one with words that
+            the vocabulary lacks.
     """
     given = {"images": image, "context": context, **further}
     inputs = processor(**{name: [value] for name, value in given.items() if value is not None})
@@ -104,9 +117,12 @@ def _through(weights: Weights, sources: Weights) -> Weights:
 
 
 def _caption_ids(processor: CaptionerProcessor, caption: str | Sequence[int] | Tensor, most: int) -> list[int]:
-    """The ids between start token and end."""
+    """The ids between start token and end, all of them."""
     if isinstance(caption, str):
-        row = processor(captions=caption)["labels"][0].tolist()
+        unknown = find_unknown(processor.tokenizer, [caption]).words
+        if unknown:
+            raise AttributionError(f"the captioner's vocabulary cannot write {some(unknown)}; use other words")
+        row = processor.tokenizer(caption, **PLAIN_TEXT)["input_ids"]
     else:
         row = caption.tolist() if isinstance(caption, Tensor) else list(caption)
         row = row[1:] if row[:1] == [processor.start_token_id] else row

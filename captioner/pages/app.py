@@ -102,7 +102,8 @@ class Listeners:
 
 
 def _choice(method: str, layer: str) -> dict[str, Any]:
-    return {"method": method, "layer": None if layer == MEAN else int(layer) - 1}
+    """The layer is one of the attention's; other methods go through all."""
+    return {"method": method, "layer": None if layer == MEAN or method != "attention" else int(layer) - 1}
 
 
 def build(name: str, examples: Path | None = None) -> gr.Blocks:

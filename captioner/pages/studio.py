@@ -149,10 +149,12 @@ class Studio:
         """What a caption rests on.
 
         Raises:
-            StudioError: a caption without words.
+            StudioError: a caption without words, or one that cannot be looked into.
         """
+        if not caption.strip():
+            raise StudioError("The captioner said nothing, so there is nothing to look into.")
         try:
             with self.lock:
                 return look(self.model, self.processor, **given, caption=caption)
         except AttributionError as error:
-            raise StudioError("The captioner said nothing, so there is nothing to look into.") from error
+            raise StudioError(f"This caption cannot be looked into: {error}.") from error

@@ -7,7 +7,7 @@ from samples import TEXTS
 
 from captioner import CaptionerProcessor
 from captioner.adopt import VocabularyError, check_words, train_tokenizer
-from captioner.adopt.unknown_words import READ_OF_STREAM, unknown_words
+from captioner.adopt.unknown_words import READ_OF_STREAM, find_unknown
 from captioner.model import ImageSettings
 from captioner.training import save_captioner, train
 
@@ -24,34 +24,34 @@ def rows(*captions, context=None):
 
 
 def test_the_share_counts_tokens_and_the_words_come_by_frequency(words):
-    found = unknown_words(words, ["a red dog, a Hund", "Hund Katze"])
+    found = find_unknown(words, ["a red dog, a Hund", "Hund Katze"])
     assert found.share == pytest.approx(3 / 8)  # a red dog , a Hund Hund Katze
     assert found.words == ["Hund", "Katze"]
 
 
 def test_folded_case_and_composed_letters_are_known():
     words = train_tokenizer(["caf\u00e9"], kind="word", min_frequency=1)
-    assert unknown_words(words, ["CAFE\u0301 caf\u00e9"]).share == 0
+    assert find_unknown(words, ["CAFE\u0301 caf\u00e9"]).share == 0
 
 
 @pytest.mark.parametrize("text", TEXTS)
 def test_a_tokenizer_of_bytes_lacks_nothing(bpe, text):
-    assert unknown_words(bpe, [text, "ein Hund 犬 🐕"]) == (0, [])
+    assert find_unknown(bpe, [text, "ein Hund 犬 🐕"]) == (0, [])
 
 
 def test_letters_that_a_tokenizer_drops_without_a_sign_count(gpt2):
-    found = unknown_words(gpt2, ["a b", "xyz"])
+    found = find_unknown(gpt2, ["a b", "xyz"])
     assert found.words == ["xyz"]
     assert found.share == pytest.approx(1 / 3)
 
 
 def test_wordpieces_count_by_token(bert):
-    assert unknown_words(bert, ["a red dogs"]).share == 0
-    assert unknown_words(bert, ["a red horse"]).share == pytest.approx(1 / 3)
+    assert find_unknown(bert, ["a red dogs"]).share == 0
+    assert find_unknown(bert, ["a red horse"]).share == pytest.approx(1 / 3)
 
 
 def test_no_text_lacks_nothing(words):
-    assert unknown_words(words, []) == (0, [])
+    assert find_unknown(words, []) == (0, [])
 
 
 @pytest.mark.parametrize(

@@ -173,6 +173,10 @@ def test_attend_looks_into_a_given_caption_by_any_method(scene, tmp_path):
         (["--output", "attend.jpx"], "`--output` must end in one of eps,"),
         (["--method", "eyes"], "`method` must be one of attention, rollout, saliency, but is 'eyes'"),
         (["--layer", 9], "`layer` must lie in 0…"),
+        (["--layer", 0, "--method", "rollout"], "`method` is 'rollout', which goes through all of them; leave"),
+        (["--head", 0, "--method", "saliency"], "`method` is 'saliency', which goes through all of them; leave"),
+        (["--caption", "the ein Hund"], "the captioner's vocabulary cannot write ein, Hund; use other words"),
+        (["--caption", "the red circle " * 9], "the caption has 27 tokens, but the decoder has 24 positions"),
         (["--caption", " "], "the caption has no words"),
     ],
 )

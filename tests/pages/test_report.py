@@ -94,9 +94,9 @@ class Reader(HTMLParser):
 @pytest.fixture(scope="module")
 def seen():
     """A look into a caption of two words, one of them nasty."""
-    texts = ["anna sees the <b>red</b> circle"]
+    texts = ["anna sees the <b>red</b> circle", "the < circle"]
     processor = CaptionerProcessor(ImageSettings(32, 32), train_tokenizer(texts, "word", min_frequency=1))
-    return look(tiny_captioner("separate", "serial"), processor, picture(12), texts[0], "the < circle")
+    return look(tiny_captioner("separate", "serial"), processor, picture(12), *texts)
 
 
 def test_the_page_holds_every_text_escaped():
