@@ -19,6 +19,7 @@ from datasets import Audio, DatasetBuilder, Features, Image, Video, load_dataset
 from datasets.data_files import DataFilesDict, get_data_patterns
 from datasets.features.features import cast_to_python_objects
 from datasets.filesystems import EXTENSION_TO_COMPRESSION_FS_FILE_CLS
+from datasets.packaged_modules.imagefolder.imagefolder import ImageFolder
 from datasets.packaged_modules.webdataset.webdataset import WebDataset
 
 from ..base import decoded, parse_json
@@ -204,8 +205,8 @@ def _features(rows: list[dict[str, Any]]) -> Features:
 def builder_of(path: str) -> DatasetBuilder:
     """What reads a folder, or a repository of the Hub.
 
-    A folder is read by its own files alone, whatever it is called. Tars that img2dataset wrote are read without the
-    tables beside them.
+    A folder is read by its own files alone, whatever it is called; by its metadata, whatever else is in it. Tars that
+    img2dataset wrote are read without the tables beside them.
 
     Raises:
         ValueError, OSError, DatasetsError: what `datasets` raises where it finds nothing to read.
@@ -216,9 +217,16 @@ def builder_of(path: str) -> DatasetBuilder:
             files = DataFilesDict.from_patterns(get_data_patterns(path), base_path=path, allowed_extensions=[".tar"])
             return Tars(dataset_name=Path(path).name, data_files=files, hash=_hash(""))
     found = load_dataset_builder(path)
+    if os.path.isabs(path) and not isinstance(found, ImageFolder) and _has_metadata(Path(path)):
+        return load_dataset_builder("imagefolder", data_dir=path)
     if not isinstance(found, WebDataset):
         return found
     return Tars(dataset_name=found.dataset_name, data_files=found.config.data_files, hash=_hash(found.hash))
+
+
+def _has_metadata(folder: Path) -> bool:
+    """Whether there is a file that tells of images, in the folder or in that of a split."""
+    return any(next(folder.glob(f"{place}metadata.{kind}"), None) for place in ("", "*/") for kind in ("csv", "jsonl"))
 
 
 def _are_of_img2dataset(folder: Path) -> bool:

@@ -98,3 +98,68 @@ def test_saved_settings_load_as_what_they_were(tmp_path):
 def test_lists_and_tables_of_texts_are_read_as_such(override, value):
     section, _, key = override.partition("=")[0].partition(".")
     assert getattr(getattr(load_settings(None, [override]), section), key) == value
+
+
+@pytest.mark.parametrize(
+    ("override", "value"),
+    [
+        ("data.path=my photos #2", "my photos #2"),
+        ("data.path=[set]/a: b", "[set]/a: b"),
+        ("data.path= photos ", "photos"),
+        ("data.path='it: is'", "it: is"),
+        ("data.path=null", None),
+        ("data.path=", None),
+        ("data.caption_column=1", "1"),
+        ("data.caption_column=1e-3", "1e-3"),
+        ("data.caption_column='007'", "007"),
+        ("data.id_column=no", "no"),
+        ("data.train_split=train[:75%]", "train[:75%]"),
+        ("data.annotations=a #1.json", "a #1.json"),
+        ("data.annotations={train: a.json}", {"train": "a.json"}),
+        ("data.annotations.train=a #1.json", {"train": "a #1.json"}),
+        ("data.modality_columns.audio=2", {"audio": "2"}),
+        ("data.hold_out=0.1", 0.1),
+    ],
+)
+def test_a_setting_that_is_a_text_is_taken_as_it_is_typed(override, value):
+    name = override.partition("=")[0].split(".")[1]
+    assert getattr(load_settings(None, [override]).data, name) == value
+
+
+@pytest.mark.parametrize(
+    "key",
+    ["data.path", "data.retrieve", "data.feature_store", "training.output_dir", "model.init_from", "model.decoder"],
+)
+def test_home_is_what_a_tilde_stands_for(key, monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", "/home/anna")
+    section, name = key.split(".")
+    write = tmp_path / "x.yaml"
+    write.write_text(f"{section}: {{{name}: ~/x}}")
+    for settings in (load_settings(None, [f"{key}=~/x"]), load_settings(write)):
+        assert getattr(getattr(settings, section), name) == "/home/anna/x"
+    nested = load_settings(None, ["data.annotations={train: ~/a.json}", "model.image_encoder.pretrained=~/w"])
+    assert nested.data.annotations == {"train": "/home/anna/a.json"}
+    assert nested.model.image_encoder == {"pretrained": "/home/anna/w"}
+
+
+def test_a_text_that_yaml_takes_for_something_else_is_to_be_quoted(tmp_path):
+    (tmp_path / "x.yaml").write_text("data: {caption_column: 1}")
+    with pytest.raises(SettingsError, match="setting 'data.caption_column' is 1: .*; write it in quotes"):
+        load_settings(tmp_path / "x.yaml")
+
+
+def test_a_config_may_be_in_any_encoding_and_has_each_key_once(tmp_path):
+    file = tmp_path / "x.yaml"
+    for encoding in ("utf-16", "utf-8-sig", "cp1252"):
+        file.write_bytes("data: {path: Häuser}\n".encode(encoding))
+        assert load_settings(file).data.path == "Häuser"
+    file.write_text("data: {path: a}\ntraining: {seed: 1}\ndata: {limit: 1}\n")
+    with pytest.raises(SettingsError, match="the key 'data' comes twice .*line 1, column 1"):
+        load_settings(file)
+
+
+def test_settings_are_saved_as_utf_8_wherever_they_are_saved(tmp_path, monkeypatch):
+    monkeypatch.setattr("locale.getpreferredencoding", lambda *_: "ascii")
+    monkeypatch.setattr("locale.getencoding", lambda: "ascii", raising=False)
+    load_settings(None, ["data.path=Häuser"]).save(tmp_path / "x.yaml")
+    assert "Häuser" in (tmp_path / "x.yaml").read_bytes().decode("utf-8")

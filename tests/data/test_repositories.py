@@ -10,7 +10,7 @@ import pytest
 from annotations import encoded, load, photos, refusal, repository, table, write
 
 from captioner.base import DataSettings
-from captioner.data import load_split, tars
+from captioner.data import DataError, load_split, open_stream, tars
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 
@@ -110,3 +110,60 @@ def test_what_the_hub_answers_is_read_like_a_folder(tmp_path, monkeypatch):
     folder = repository(tmp_path / "set", {"train": columns})
     monkeypatch.setattr(tars, "load_dataset_builder", lambda path: datasets.load_dataset_builder(str(folder)))
     assert table(load_split(DataSettings(path="owner/set"), "train")) == {"a.png": ["a dog"]}
+
+
+@pytest.mark.parametrize("name", ["imagefolder", "json", "csv", "text", "parquet", "webdataset", "arrow"])
+def test_a_folder_is_read_by_its_own_files_alone_whatever_it_is_called(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    for folder, caption in ((name, "right"), ("old", "wrong")):
+        photos(Path(folder) / "train", "1.png")
+        write(Path(folder) / "train" / "metadata.jsonl", json.dumps({"file_name": "1.png", "captions": caption}))
+    assert table(load("datasets", Path(name))) == {"1.png": ["right"]}
+    columns = {"image": [encoded(tmp_path, "a.png")], "caption": ["right"]}
+    repository(Path("p") / name, {"train": columns})
+    monkeypatch.chdir("p")
+    assert len(open_stream(DataSettings(path=name, streaming=True), "train")) == 1
+
+
+def test_different_images_of_one_name_and_size_are_different_samples(tmp_path):
+    pixels = [bytearray(b"BM" + bytes(90_000)) for _ in range(4)]
+    pixels[1][45_000], pixels[2][-1] = 1, 1
+    columns = {"image": [{"bytes": bytes(own), "path": "0.bmp"} for own in pixels], "caption": list("abcd")}
+    samples = load("datasets", repository(tmp_path / "set", {"train": columns}))
+    assert [sample["captions"] for sample in samples] == [["a", "d"], ["b"], ["c"]]
+
+
+def test_different_images_without_a_name_that_share_an_id_are_different_samples(tmp_path):
+    images = [encoded(tmp_path, None, colour) for colour in ("red", "blue", "red")]
+    columns = {"image": images, "caption": ["a", "b", "c"], "key": ["x"] * 3}
+    samples = load("datasets", repository(tmp_path / "set", {"train": columns}), id_column="key")
+    assert [sample["captions"] for sample in samples] == [["a", "c"], ["b"]]
+    assert [bad.kind for bad in samples.bad] == ["duplicate id"]
+
+
+def test_a_foreign_file_of_a_saved_datasets_name_makes_no_saved_dataset(tmp_path):
+    photos(tmp_path, "a.png")
+    write(tmp_path / "metadata.csv", "file_name,text\na.png,a cat\n")
+    for name in ("dataset_dict.json", "state.json"):
+        for content in ("{}", "[1]", "no JSON", '{"splits": "train"}'):
+            write(tmp_path / name, content)
+            assert table(load("datasets", tmp_path)) == {"a.png": ["a cat"]}
+
+
+def test_what_cannot_be_read_is_named_in_one_line(tmp_path):
+    columns = {"image": [encoded(tmp_path, "a.png")], "caption": ["a"]}
+    folder = repository(tmp_path / "set", {"train": columns})
+    cut = folder / "train-00001-of-00001.parquet"
+    cut.write_bytes(next(folder.iterdir()).read_bytes()[:-9])
+    assert f"{cut} cannot be read: " in refusal("datasets", folder)
+    with pytest.raises(DataError, match=f"^{cut} cannot be read: "):
+        open_stream(DataSettings(path=str(folder), streaming=True), "train")
+    assert refusal("datasets", cut) == (
+        f"`data.path` {cut} is a file; set `data.source` to table, or `data.path` to a folder"
+    )
+    broken = tmp_path / "saved"
+    write(broken / "state.json", '{"_data_files": [{"filename": "gone.arrow"}]}')
+    assert refusal("datasets", broken).startswith(f"`data.path` {broken} does not load: ")
+    photos(tmp_path / "photos", "a.png")
+    (tmp_path / "photos" / "metadata.csv").write_bytes("file_name,text\na.png,ä\n".encode("cp1252"))
+    assert "metadata.csv is not UTF-8; save it as UTF-8, or read it with" in refusal("datasets", tmp_path / "photos")

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from captioner.base import DataSettings
 from captioner.data import load_split, sources
 from captioner.data.groups import unique
+from captioner.scenes.scenes import SceneError
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 
@@ -60,7 +61,14 @@ def test_names_of_the_validation_split_stand_for_each_other(tmp_path):
 
 
 def test_scenes_are_handed_over():
-    assert len(load_split(DataSettings(source="scenes", limit=3), "validation")) == 3
+    for name in ("validation", "val"):
+        assert len(load_split(DataSettings(source="scenes", limit=3), name)) == 3
+
+
+@pytest.mark.parametrize(("split", "levels"), [("tset", [1]), ("train[:5]", [1]), ("test", [9]), ("test", [])])
+def test_scenes_that_there_are_not_are_refused(split, levels):
+    with pytest.raises(SceneError, match="^scenes have the splits .* and the levels "):
+        load_split(DataSettings(source="scenes", levels=levels), split)
 
 
 # Refusals of every source
@@ -130,6 +138,14 @@ def test_an_empty_split_is_refused(tmp_path):
     (tmp_path / "t.csv").unlink()
     write_json(tmp_path / "t.json", {"images": [], "annotations": []})
     assert refusal("coco", tmp_path) == message
+
+
+def test_only_ids_that_come_twice_get_their_place(numbered):
+    lines = (numbered / "captions.csv").read_text().replace("image,caption", "image,caption,id").splitlines()
+    rows = [lines[0], *(f"{line},{'x' if place in (3, 5) else place}" for place, line in enumerate(lines[1:12]))]
+    write(numbered / "captions.csv", "\n".join(rows))
+    ids = list(table(load("table", numbered, id_column="id")))
+    assert ids == ["0", "1", "2", "x#3", "4", "x#5", *map(str, range(6, 11))]
 
 
 @given(st.lists(st.sampled_from(["a", "b", "a#0", "a#1", "a#1#2"]), max_size=6))

@@ -208,6 +208,27 @@ def test_what_cannot_be_streamed_says_what_to_do(parquet, tmp_path):
         open_stream(data(parquet, context_column="title"), "train")
 
 
+def test_features_of_a_stream_are_found_beside_it_and_their_column_must_be_there(tmp_path):
+    kinds = Features({**KINDS, "sound": Value("string")})
+    table = Dataset.from_dict(rows(0, 2) | {"sound": ["f/a.npy", "f/b.npy#key"]}, features=kinds)
+    table.to_parquet(tmp_path / "train-0.parquet")
+    stream = open_stream(data(tmp_path, modality_columns={"audio": "sound"}), "train")
+    samples = [sample for piece in stream.pieces for sample in stream.read(piece)]
+    assert [sample["audio"] for sample in samples] == [str(tmp_path / "f/a.npy"), str(tmp_path / "f/b.npy#key")]
+    with pytest.raises(
+        DataError, match="has no column 'soud' but .*; set `data.modality_columns.audio` to one of them"
+    ):
+        open_stream(data(tmp_path, modality_columns={"audio": "soud"}), "train")
+
+
+def test_texts_for_a_tokenizer_are_read_without_images(parquet, tars, monkeypatch):
+    keys = {"id_column": "__key__", "context_column": "json.title"}
+    for stream in (open_stream(data(parquet), "train[40:]+train[:3]"), open_stream(data(tars, **keys), "train[:3]")):
+        monkeypatch.setattr(type(stream.shards), "read", lambda *_: pytest.fail("rows are read with their images"))
+        assert stream.texts[:3] == [{"captions": captions(n), "context": f"about {n}"} for n in range(3)]
+        assert len(stream.texts) == len(stream)
+
+
 def run(directory, folder, *more):
     keys = [
         *("data.source=datasets", f"data.path={folder}", "data.streaming=true", "data.shuffle_buffer=6"),
