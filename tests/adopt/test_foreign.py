@@ -184,12 +184,13 @@ def test_image_processors_of_old_are_read(kind, tmp_path):
 
 def test_the_command_captions_with_an_adopted_model(blip_captioner, tmp_path):
     photos(1)[0].save(tmp_path / "photo.png")
+    options = ["--max-new-tokens", "10", "--min-new-tokens", "8"]
     result = CliRunner().invoke(
-        app,
-        ["caption", str(tmp_path / "photo.png"), "--model", str(blip_captioner.directory), "--max-new-tokens", "10"],
+        app, ["caption", str(tmp_path / "photo.png"), "--model", str(blip_captioner.directory), *options]
     )
     assert result.exit_code == 0, result.output
-    said = blip_captioner.ours.generate(blip_captioner.pixels[:1], num_beams=3, max_new_tokens=10)
+    said = blip_captioner.ours.generate(blip_captioner.pixels[:1], num_beams=3, max_new_tokens=10, min_new_tokens=8)
+    assert blip_captioner.processor.decode(said[0])
     assert blip_captioner.processor.decode(said[0]) in result.stdout
 
 
