@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 from captioner.adopt.vocabulary import train_tokenizer
 from captioner.data import CaptionDataset, Collator, DataError, EvaluationCollator
 from captioner.data.targets import CaptionTargets
-from captioner.model import Captioner, CaptionerProcessor, ImageSettings
+from captioner.model import Captioner, CaptionerProcessor, ImageSettings, ModalityInput
 
 CAPTIONS = [f"caption number {n}" for n in range(10)]
 AUGMENT = {"scale": [0.3, 1.0], "hflip": 0.5, "auto_augment": "rand-m5-n2", "re_prob": 0.5}
@@ -201,6 +201,22 @@ def test_a_batch_without_a_readable_image_is_blank_and_supervises_nothing(proces
     assert (batch["labels"] == -100).all()
     assert not batch["image_mask"].any()
     assert not batch["context_attention_mask"].any()
+
+
+def test_features_that_cannot_be_read_leave_the_batch_which_says_so(processor, tmp_path):
+    np.save(tmp_path / "good.npy", np.ones((2, 3), np.float32))
+    (tmp_path / "cut.npy").write_bytes((tmp_path / "good.npy").read_bytes()[:90])
+    np.save(tmp_path / "wide.npy", np.ones((2, 4), np.float32))
+    files = ["good.npy", "cut.npy", "gone.npy", "wide.npy", "good.txt", "good.npy", None]
+    batch = items([sample(row, audio=name and str(tmp_path / name)) for row, name in enumerate(files)])
+    for size, lost in ((3, "1234"), (None, "1234")):
+        further = {"audio": ModalityInput(size)}
+        hearing = CaptionerProcessor(processor.image_settings, processor.tokenizer, further=further)
+        found = Collator(hearing)(batch)
+        assert [(bad.kind, bad.id) for bad in found["bad"]] == [("unreadable features", own) for own in lost]
+        assert found["audio_values"].shape == (3, 2, 3)
+        assert found["audio_mask"].tolist() == [[True, True], [True, True], [False, False]]
+        assert len(found["pixel_values"]) == len(found["labels"]) == 3
 
 
 def test_a_sample_without_captions_is_left_out_of_training(processor):

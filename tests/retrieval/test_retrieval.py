@@ -189,6 +189,18 @@ def test_what_is_no_store_or_a_mixed_one_is_refused(store, tmp_path):
         CaptionStore(tmp_path / "store")
 
 
+@pytest.mark.parametrize("file", ["index.faiss", "images.npy", "ids.npy", "captions_ends.npy", "store.json"])
+@pytest.mark.parametrize("content", [None, b"", b"broken", b"[]"])
+def test_a_store_with_a_broken_file_is_refused_in_one_line(store, tmp_path, file, content):
+    shutil.copytree(store, tmp_path / "store")
+    (tmp_path / "store" / file).unlink()
+    if content is not None:
+        (tmp_path / "store" / file).write_bytes(content)
+    with pytest.raises(StoreError, match="captioner index") as caught:
+        CaptionStore(tmp_path / "store")
+    assert "\n" not in str(caught.value)
+
+
 def test_a_captioner_that_does_not_read_is_refused(store, samples):
     blind = tiny_captioner(context_encoder=None)
     with pytest.raises(StoreError, match="has no context encoder; set `model.context_encoder`"):
