@@ -12,6 +12,7 @@ from captioner import Captioner, CaptionerProcessor, load
 from captioner.adopt import AdoptError
 from captioner.adopt.foreign import image_settings
 from captioner.cli.main import app
+from captioner.search import SearchOptions, search
 
 
 @pytest.fixture(scope="module", params=CAPTIONERS)
@@ -184,14 +185,20 @@ def test_image_processors_of_old_are_read(kind, tmp_path):
 
 def test_the_command_captions_with_an_adopted_model(blip_captioner, tmp_path):
     photos(1)[0].save(tmp_path / "photo.png")
-    options = ["--max-new-tokens", "10", "--min-new-tokens", "8"]
+    options = ["--max-new-tokens", "10", "--force-words", "dog"]  # random weights say what no word stands for
     result = CliRunner().invoke(
         app, ["caption", str(tmp_path / "photo.png"), "--model", str(blip_captioner.directory), *options]
     )
     assert result.exit_code == 0, result.output
-    said = blip_captioner.ours.generate(blip_captioner.pixels[:1], num_beams=3, max_new_tokens=10, min_new_tokens=8)
-    assert blip_captioner.processor.decode(said[0])
-    assert blip_captioner.processor.decode(said[0]) in result.stdout
+    word = blip_captioner.tokenizer("dog", add_special_tokens=False)["input_ids"]
+    found = search(
+        blip_captioner.ours,
+        blip_captioner.ours.encode(blip_captioner.pixels[:1]),
+        SearchOptions(num_beams=3, max_new_tokens=10, force_words_ids=[word]),
+    )
+    said = blip_captioner.processor.decode(found[0][0].ids)
+    assert "dog" in said
+    assert said in result.stdout
 
 
 def test_one_of_ours_without_its_processor_is_told_so(vit_gpt2, tmp_path):
