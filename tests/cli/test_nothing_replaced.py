@@ -102,7 +102,7 @@ def test_files_beside_the_output_are_a_person_s_unless_a_job_wrote_them(here, na
 def test_what_a_command_made_it_may_replace(here):
     for _ in range(2):
         for arguments in (
-            ["attend", "p/a.png", *MODEL, "--output", "seen.png", "--caption", "a red circle"],
+            ["attend", "p/a.png", *MODEL, "--output", "seen.png", "--caption", "the red circle"],
             [
                 "evaluate",
                 *MODEL,
