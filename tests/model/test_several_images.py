@@ -19,7 +19,7 @@ WORDS = "the red circle is left of a blue star anna sees one and then another"
 
 @pytest.fixture(scope="module")
 def processor():
-    return CaptionerProcessor(ImageSettings(SIZE, SIZE), train_tokenizer([WORDS], kind="word"), max_images=3)
+    return CaptionerProcessor(ImageSettings(SIZE, SIZE), train_tokenizer([WORDS] * 2, kind="word"), max_images=3)
 
 
 def photo(colour="red"):
