@@ -33,7 +33,7 @@ TYPES = {
 }  # of columns, by the suffixes of their files
 
 JSON = ("json", "jsn")
-PLAIN = (*JSON, "txt", "text", "transcript")
+PLAIN_TEXTS = (*JSON, "txt", "text", "transcript")
 
 T = TypeVar("T")
 
@@ -133,7 +133,7 @@ def _decoded(suffix: str, content: bytes) -> Any:
         if f".{packing}" in EXTENSION_TO_COMPRESSION_FS_FILE_CLS:
             with EXTENSION_TO_COMPRESSION_FS_FILE_CLS[f".{packing}"](BytesIO(content), mode="rb") as unpacked:
                 content, packing = unpacked.read(), name.rpartition(".")[2]
-        if packing in PLAIN:
+        if packing in PLAIN_TEXTS:
             text = decoded(content, suffix)
             return parse_json(text, suffix) if packing in JSON else text
         return WebDataset.DECODERS.get(packing, bytes)(content)

@@ -11,7 +11,7 @@ from typing import Any
 from transformers import PreTrainedConfig
 
 # What transformers itself reads or writes in any configuration.
-COMMON = frozenset(
+EVERYWHERE = frozenset(
     ("model_type", "dtype", "torch_dtype", "attn_implementation", "name_or_path", "num_labels", "output_attentions")
 )
 BESIDE = ("embedding_std",)  # what `ContextEncoder` reads beside it
@@ -27,7 +27,7 @@ def check_known(where: str, kind: type[PreTrainedConfig], keys: Iterable[str]) -
     Raises:
         ValueError: a key that is none; the nearest is named.
     """
-    known = {*(field.name for field in fields(kind)), *kind.attribute_map, *COMMON, *BESIDE}
+    known = {*(field.name for field in fields(kind)), *kind.attribute_map, *EVERYWHERE, *BESIDE}
     for key in keys:
         if key not in known and not str(key).startswith("_"):
             own = sorted(name for name in known if name in vars(kind) or name in kind.attribute_map)

@@ -269,7 +269,7 @@ def test_index_wants_one_encoder(table, tmp_path, looks):
 def test_index_never_writes_over_what_is_no_store(table):
     result = CliRunner().invoke(app, ["index", str(table), "--output", str(table), "--model", "scenes-separate"])
     assert result.exit_code == 2
-    assert "is there already and no caption store" in result.output
+    assert "is a folder with files that captioner did not make" in result.output
 
 
 def test_training_evaluation_and_captioning_read_a_store_from_the_command_line(table, tmp_path):

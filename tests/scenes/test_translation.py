@@ -133,12 +133,14 @@ def overrides(folder):
     return [
         "model.image_encoder=null",
         "data.source=table",
+        "data.validation_split=train",
         f"data.path={folder / 'pairs.csv'}",
         "data.image_column=null",
         "data.context_column=english",
         "data.caption_column=german",
         f"training.output_dir={folder}",
         "training.per_device_train_batch_size=3",
+        "training.image_encoder_learning_rate=null",
     ]
 
 
