@@ -12,9 +12,9 @@ __getattr__, __dir__, __all__ = handed_on(
         "directories": "OccupiedError check_replaceable claim made_here recover remove unfinished_place whole",
         "failures": "FailureError",
         "files": "SUFFIXES WriteError explaining replacing write_text",
-        "guard": "check_writable same_file starts_with",
+        "guard": "check_writable starts_with",
         "paths": "all_existing existing",
-        "processes": "DeviceError DisagreementError Processes SCORING leave stopping",
+        "processes": "DisagreementError Processes SCORING leave stopping",
         "screen": "console errors is_first_process progress say show watching",
         "search_rules": "RULES contradiction idle",
         "settings": (
